@@ -18,7 +18,7 @@ type Seen struct {
 	Host  string `json:"host"`
 	Proto string `json:"proto"`
 	// Headers and Trailers hold every value of each field; names as net/http
-	// writes them ("X-User-Id"), a name with an underscore as it was sent.
+	// writes them ("X-User-Id"; "X_user_id" for one with underscores).
 	Headers  http.Header `json:"headers"`
 	Trailers http.Header `json:"trailers,omitempty"`
 	// BodyBytes is the body's length, at most MaxBody.

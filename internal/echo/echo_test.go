@@ -41,7 +41,7 @@ func TestHandlerShowsTheRequest(t *testing.T) {
 	}
 	want := echo.Seen{
 		Method: "PUT", URI: "/a/b?c=d", Host: "shop.example", Proto: "HTTP/1.1", BodyBytes: 5,
-		Headers:  http.Header{"X-User-Id": {"ada", "eve"}, "X_User_Id": {"mallory"}},
+		Headers:  http.Header{"X-User-Id": {"ada", "eve"}, "X_user_id": {"mallory"}},
 		Trailers: http.Header{"X-Late": {"yes"}},
 	}
 	if diff := cmp.Diff(want, seen); diff != "" {
