@@ -1,0 +1,33 @@
+package resilience_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/resilience"
+)
+
+func TestOpenRefusesUntilItsTimeIsOver(t *testing.T) {
+	f := opened(t)
+	f.refused(time.Minute)
+	f.advance(59*time.Second + 500*time.Millisecond)
+	f.refused(time.Second) // half a second, never told as less than one
+	f.advance(500 * time.Millisecond)
+	f.acquire()
+}
+
+func TestOpenIsTrueWithoutTraffic(t *testing.T) {
+	f := opened(t)
+	f.advance(time.Hour)
+	f.want(resilience.HalfOpen) // nobody called in between
+}
+
+func TestRecoveredHealthEndsOpenEarly(t *testing.T) {
+	f := opened(t)
+	f.b.Health(true) // the health page worked all along and proves nothing
+	f.want(resilience.Open)
+	f.b.Health(false)
+	f.want(resilience.Open)
+	f.b.Health(true)
+	f.want(resilience.HalfOpen)
+}
