@@ -8,6 +8,7 @@
 package health
 
 import (
+	"context"
 	"encoding/json"
 	"log/slog"
 	"net/http"
@@ -93,7 +94,7 @@ func (c *Component) Set(ok bool, reason string) {
 		if !ok {
 			level = slog.LevelWarn
 		}
-		c.r.log.Log(nil, level, "component changed", "component", c.name, "ok", ok, "reason", reason) //nolint:staticcheck // slog takes a nil context, and a state has none
+		c.r.log.Log(context.Background(), level, "component changed", "component", c.name, "ok", ok, "reason", reason)
 	}
 	c.r.update()
 }

@@ -1,0 +1,45 @@
+package redistest
+
+import (
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+)
+
+func TestEach(t *testing.T) {
+	n := 0
+	Each(t, func(t *testing.T, c *redis.Client) {
+		n++
+		if err := c.Set(t.Context(), "k", "v", 0).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Get(t.Context(), "k").Val(); got != "v" {
+			t.Errorf("got %q", got)
+		}
+	})
+	if n != 2 {
+		t.Errorf("ran over %d servers", n)
+	}
+}
+
+func TestKilledServerComesBackEmpty(t *testing.T) {
+	p := NewProcess(t)
+	c := Client(t, p.Addr())
+	if err := c.Set(t.Context(), "k", "v", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	p.Kill()
+	p.Kill() // twice is no harm
+	if c.Ping(t.Context()).Err() == nil {
+		t.Error("a killed server answers")
+	}
+	p.Start()
+	if err := c.Get(t.Context(), "k").Err(); err != redis.Nil {
+		t.Errorf("got %v, want an empty server", err)
+	}
+	p.Pause()
+	p.Resume()
+	if err := c.Ping(t.Context()).Err(); err != nil {
+		t.Errorf("after a pause: %v", err)
+	}
+}
