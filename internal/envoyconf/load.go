@@ -5,6 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
+	"strconv"
+	"strings"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	"go.yaml.in/yaml/v3"
@@ -38,18 +41,34 @@ func Parse(data []byte) (*bootstrapv3.Bootstrap, error) {
 	if _, ok := tree.(map[string]any); !ok {
 		return nil, fmt.Errorf("not a configuration: the top level is %T, not a mapping", tree)
 	}
-	text, err := json.Marshal(tree)
+	text, err := json.MarshalIndent(tree, "", " ")
 	if err != nil {
 		return nil, fmt.Errorf("not expressible as JSON: %w", err)
 	}
 	b := new(bootstrapv3.Bootstrap)
 	if err := protojson.Unmarshal(text, b); err != nil {
-		return nil, err
+		return nil, pointOut(err, text)
 	}
 	if err := validate(b); err != nil {
 		return nil, err
 	}
 	return b, nil
+}
+
+var position = regexp.MustCompile(`\(line (\d+):\d+\)`)
+
+// pointOut adds to a decoding error, which counts the lines of text rather than of the file, what stands there.
+func pointOut(err error, text []byte) error {
+	match := position.FindStringSubmatch(err.Error())
+	if match == nil {
+		return err
+	}
+	number, _ := strconv.Atoi(match[1]) // digits, by the expression
+	lines := strings.Split(string(text), "\n")
+	if number < 1 || number > len(lines) {
+		return err
+	}
+	return fmt.Errorf("at %s: %w", strings.TrimSuffix(strings.TrimSpace(lines[number-1]), ","), err)
 }
 
 // validate applies the API's declared ranges to m and to every message packed inside it, which the generated
