@@ -1,0 +1,1 @@
+"""Bytecode, sandwiches, wallets and flows."""

@@ -1,0 +1,1 @@
+"""Risk score of a payment."""

@@ -1,0 +1,1 @@
+"""Next-hour price estimates."""
