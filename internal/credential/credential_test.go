@@ -92,9 +92,9 @@ func TestConfiguration(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"clients: [{name: 'a b', secret_sha256: " + hashed("x") + ", roles: [admin]}]": "clients[0].name",
-		"clients: [{name: a, secret_sha256: hunter2, roles: [admin]}]":               "clients[0].secret_sha256",
-		"clients: [{name: a, secret_sha256: " + hashed("x") + "}]":                    "clients[0].roles",
-		"clients: [{name: a, secret_sha256: " + hashed("x") + ", roles: [god]}]":      "clients[0].roles[0]",
+		"clients: [{name: a, secret_sha256: hunter2, roles: [admin]}]":                 "clients[0].secret_sha256",
+		"clients: [{name: a, secret_sha256: " + hashed("x") + "}]":                     "clients[0].roles",
+		"clients: [{name: a, secret_sha256: " + hashed("x") + ", roles: [god]}]":       "clients[0].roles[0]",
 	} {
 		_, err := config.Decode("x.yaml", []byte(text), root{})
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
