@@ -90,6 +90,7 @@ type Process[C any] struct {
 func Main[C any](p Process[C], args, environ []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	return run(ctx, p, args, environ, stdout, stderr, nil)
 }
 

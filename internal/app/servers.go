@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
@@ -199,7 +200,8 @@ func (rt *Runtime) serveHTTP(name string, l net.Listener, h http.Handler) {
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    MaxHeaderBytes,
-		ErrorLog:          nil,
+		// What it logs is about single broken connections.
+		ErrorLog: slog.NewLogLogger(rt.Log.Handler(), slog.LevelDebug),
 	}
 	rt.addrs[name] = l.Addr().String()
 	rt.serve(name, func() error {
