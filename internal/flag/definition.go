@@ -95,12 +95,16 @@ type Extension struct {
 	// Off is the variant that "off" means; by default the boolean flag's
 	// false, else the default variant.
 	Off string `json:"off,omitempty"`
-	// Salt separates this flag's buckets from others'; by default the key.
+	// Salt separates this flag's roll-out from others'; by default the key.
 	Salt string `json:"salt,omitempty"`
-	// Hash is the bucketing function.
+	// Hash is the roll-out's bucketing function, by default [HashTollgate1].
 	Hash Hash `json:"hash,omitempty"`
-	// FlagdKey is what $flagd.flagKey and the fractional operator's default
-	// bucketing see, for flags imported under another name; by default the key.
+	// FlagdHash is what the operator fractional uses: [HashFlagd1] or, by
+	// default, [HashFlagd2].
+	FlagdHash Hash `json:"flagdHash,omitempty"`
+	// FlagdKey is the name under which flagd evaluates the flag: the value of
+	// $flagd.flagKey and part of fractional's default bucketing. By default the
+	// key.
 	FlagdKey string `json:"flagdKey,omitempty"`
 	// Schedule limits the time in which the flag is anything but off.
 	Schedule Schedule `json:"schedule,omitzero"`
@@ -184,6 +188,19 @@ type Rollout struct {
 	// BucketBy names a claim to bucket by instead of the subject's key, such
 	// as an organisation. A subject without it gets the default variant.
 	BucketBy string `json:"bucketBy,omitempty"`
+}
+
+// MarshalJSON leaves the percentage out where the roll-out is progressive.
+func (o Rollout) MarshalJSON() ([]byte, error) {
+	type plain Rollout
+	out := struct {
+		Percentage *Percentage `json:"percentage,omitempty"`
+		plain
+	}{plain: plain(o)}
+	if o.Progressive == nil {
+		out.Percentage = &o.Percentage
+	}
+	return json.Marshal(out)
 }
 
 // Progressive raises or lowers the roll-out from Start to End between the two

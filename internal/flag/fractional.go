@@ -1,0 +1,89 @@
+package flag
+
+import "math"
+
+// hash hashes what the split buckets by: the bucketing expression where it is
+// a string, else flagd's key followed by the targeting key. Without any there
+// is nothing to decide by.
+func (s *split) hash(e *env) (uint32, bool) {
+	var buf [192]byte
+	if s.bucketBy != nil {
+		if s.bucketBy.op == opCat {
+			return murmur3(s.bucketBy.appendCat(buf[:0], e)), true
+		}
+		switch v := s.bucketBy.eval(e); v.kind {
+		case kindString:
+			return murmur3(v.str), true
+		case kindNull:
+		default:
+			return 0, false
+		}
+	}
+	if e.subject.Key == "" {
+		return 0, false
+	}
+	return murmur3(append(append(buf[:0], s.flagdKey...), e.subject.Key...)), true
+}
+
+// fractional picks a variant by weight; null where there is nothing to bucket
+// by or no weight at all.
+func (s *split) fractional(e *env) value {
+	hash, ok := s.hash(e)
+	if !ok {
+		return value{}
+	}
+	var computed [MaxVariants]uint32
+	total := uint64(s.total)
+	for i := range s.weights {
+		w := &s.weights[i]
+		if s.total > 0 {
+			computed[i] = uint32(w.constant.num)
+			continue
+		}
+		f := w.eval(e).number()
+		if math.IsNaN(f) || f != math.Trunc(f) || f > math.MaxInt32 {
+			return value{}
+		}
+		computed[i] = uint32(math.Max(0, f))
+		total += uint64(computed[i])
+	}
+	if total == 0 || total > math.MaxInt32 {
+		return value{}
+	}
+	if s.legacy {
+		place, end := flagd1Place(hash), 0.0
+		for i := range s.variants {
+			end += 100 * float64(computed[i]) / float64(total)
+			if place < end {
+				return s.variants[i].eval(e)
+			}
+		}
+		return value{}
+	}
+	place, end := flagd2Place(hash, uint32(total)), uint32(0)
+	for i := range s.variants {
+		end += computed[i]
+		if place < end {
+			return s.variants[i].eval(e)
+		}
+	}
+	return value{}
+}
+
+// rollout moves subjects from args[0] to args[1] in the order of their hashes
+// between two times.
+func (r *rule) rollout(e *env) value {
+	s := r.split
+	hash, ok := s.hash(e)
+	if !ok {
+		return value{}
+	}
+	moved := e.now >= s.until
+	if !moved && e.now > s.from {
+		moved = uint64(hash)*uint64(s.until-s.from)>>32 < uint64(e.now-s.from)
+	}
+	if moved {
+		return r.args[1].eval(e)
+	}
+	return r.args[0].eval(e)
+}

@@ -1,0 +1,347 @@
+package flag
+
+import (
+	"math"
+	"strings"
+)
+
+// rule is a node of a compiled targeting rule. It is interpreted by a plain
+// recursive method rather than as closures: so the compiler can prove that the
+// environment does not escape, and evaluation does not allocate.
+type rule struct {
+	op   op
+	args []rule
+	// constant is opConst's value and, as a string, sem_ver's operator.
+	constant value
+	// path is opVar's and opItem's: the steps, after the attribute.
+	path  []string
+	whole string // opClaim's whole name, tried before the path
+	split *split
+	names []value // missing's and missing_some's, in parallel to args
+}
+
+type op uint8
+
+const (
+	opConst op = iota
+	opList
+	opFlagKey
+	opTimestamp
+	opTargetingKey
+	opTier
+	opRoles
+	opAnonymous
+	opClaim
+	opItem
+	opDefault // a var with a default: args[0], else args[1]
+	opIf
+	opAnd
+	opOr
+	opNot
+	opBool
+	opEqual
+	opNotEqual
+	opSame
+	opNotSame
+	opLess
+	opLessEqual
+	opGreater
+	opGreaterEqual
+	opAdd
+	opSubtract
+	opMultiply
+	opDivide
+	opModulo
+	opMin
+	opMax
+	opIn
+	opCat
+	opSubstr
+	opMerge
+	opAll
+	opSome
+	opNone
+	opMissing
+	opMissingSome
+	opStartsWith
+	opEndsWith
+	opSemver
+	opFractional
+	opRollout
+)
+
+// split is what fractional and rollout need besides arguments.
+type split struct {
+	flagdKey string
+	legacy   bool // flagd-1
+	bucketBy *rule
+	// variants and weights are fractional's, in parallel.
+	variants []rule
+	weights  []rule
+	// total is the sum of the weights if all are constant, else 0.
+	total uint32
+	// from and until are the roll-out's seconds since the epoch.
+	from, until int64
+}
+
+// env is what a rule may read.
+type env struct {
+	subject *Subject
+	now     int64
+	item    value // the element under all, some and none
+}
+
+func (r *rule) eval(e *env) value {
+	switch r.op {
+	case opConst:
+		return r.constant
+	case opIf:
+		i := 0
+		for ; i+1 < len(r.args); i += 2 {
+			if r.args[i].eval(e).truthy() {
+				return r.args[i+1].eval(e)
+			}
+		}
+		if i < len(r.args) {
+			return r.args[i].eval(e)
+		}
+		return value{}
+	case opAnd, opOr:
+		var v value
+		for i := range r.args {
+			if v = r.args[i].eval(e); v.truthy() == (r.op == opOr) {
+				break
+			}
+		}
+		return v
+	case opNot:
+		return boolValue(!r.args[0].eval(e).truthy())
+	case opBool:
+		return boolValue(r.args[0].eval(e).truthy())
+	case opFractional:
+		return r.split.fractional(e)
+	case opRollout:
+		return r.rollout(e)
+	}
+	switch {
+	case r.op < opIf:
+		return r.data(e)
+	case r.op < opAdd:
+		return boolValue(r.compare(e))
+	case r.op < opIn:
+		return numberValue(r.arithmetic(e))
+	}
+	return r.function(e)
+}
+
+// data reads what the rule is evaluated over.
+func (r *rule) data(e *env) value {
+	switch r.op {
+	case opList:
+		list := make([]value, len(r.args))
+		for i := range r.args {
+			list[i] = r.args[i].eval(e)
+		}
+		return value{kind: kindList, ref: &list}
+	case opFlagKey:
+		return r.constant
+	case opTimestamp:
+		return numberValue(float64(e.now))
+	case opTargetingKey:
+		return orNull(e.subject.Key)
+	case opTier:
+		return orNull(e.subject.Tier)
+	case opRoles:
+		return follow(value{kind: kindList, ref: &e.subject.Roles}, r.path)
+	case opAnonymous:
+		return boolValue(e.subject.Anonymous)
+	case opClaim:
+		if a, ok := e.subject.Claims[r.whole]; ok {
+			return valueOf(a)
+		}
+		if len(r.path) == 1 {
+			return value{}
+		}
+		return follow(valueOf(e.subject.Claims[r.path[0]]), r.path[1:])
+	case opItem:
+		return follow(e.item, r.path)
+	case opDefault:
+		if v := r.args[0].eval(e); v.kind != kindNull {
+			return v
+		}
+		return r.args[1].eval(e)
+	}
+	return value{}
+}
+
+func follow(v value, path []string) value {
+	for _, step := range path {
+		v = v.member(step)
+	}
+	return v
+}
+
+func (r *rule) compare(e *env) bool {
+	a, b := r.args[0].eval(e), r.args[1].eval(e)
+	switch r.op {
+	case opEqual:
+		return looseEqual(a, b)
+	case opNotEqual:
+		return !looseEqual(a, b)
+	case opSame:
+		return strictEqual(a, b)
+	case opNotSame:
+		return !strictEqual(a, b)
+	case opGreater:
+		return less(b, a)
+	case opGreaterEqual:
+		return lessOrEqual(b, a)
+	case opLess:
+		return less(a, b) && (len(r.args) < 3 || less(b, r.args[2].eval(e)))
+	default: // opLessEqual
+		return lessOrEqual(a, b) && (len(r.args) < 3 || lessOrEqual(b, r.args[2].eval(e)))
+	}
+}
+
+func (r *rule) arithmetic(e *env) float64 {
+	n := r.args[0].eval(e).number()
+	if r.op == opSubtract && len(r.args) == 1 {
+		return -n
+	}
+	for i := 1; i < len(r.args); i++ {
+		m := r.args[i].eval(e).number()
+		switch r.op {
+		case opAdd:
+			n += m
+		case opSubtract:
+			n -= m
+		case opMultiply:
+			n *= m
+		case opDivide:
+			n /= m
+		case opModulo:
+			n = math.Mod(n, m)
+		case opMin:
+			n = math.Min(n, m)
+		case opMax:
+			n = math.Max(n, m)
+		}
+	}
+	return n
+}
+
+func (r *rule) function(e *env) value {
+	switch r.op {
+	case opIn:
+		return boolValue(contains(r.args[0].eval(e), r.args[1].eval(e)))
+	case opStartsWith, opEndsWith:
+		a, b := r.args[0].eval(e), r.args[1].eval(e)
+		if a.kind != kindString || b.kind != kindString {
+			return boolValue(false)
+		}
+		if r.op == opStartsWith {
+			return boolValue(strings.HasPrefix(a.str, b.str))
+		}
+		return boolValue(strings.HasSuffix(a.str, b.str))
+	case opSemver:
+		a, b := r.args[0].eval(e), r.args[1].eval(e)
+		v, ok := parseSemver(a.str)
+		w, also := parseSemver(b.str)
+		return boolValue(ok && also && semverHolds(v, r.constant.str, w))
+	case opCat:
+		var buf [128]byte
+		return stringValue(string(r.appendCat(buf[:0], e)))
+	case opSubstr:
+		return stringValue(r.substr(e))
+	case opAll, opSome, opNone:
+		return boolValue(r.quantify(e))
+	case opMerge:
+		var list []value
+		for i := range r.args {
+			v := r.args[i].eval(e)
+			if v.kind != kindList {
+				list = append(list, v)
+				continue
+			}
+			for j := range v.len() {
+				list = append(list, v.at(j))
+			}
+		}
+		return value{kind: kindList, ref: &list}
+	case opMissing, opMissingSome:
+		return r.missing(e)
+	}
+	return value{}
+}
+
+func (r *rule) appendCat(dst []byte, e *env) []byte {
+	for i := range r.args {
+		dst = r.args[i].eval(e).appendText(dst)
+	}
+	return dst
+}
+
+// substr counts in characters; a negative start counts from the end, a
+// negative length leaves that many off the end.
+func (r *rule) substr(e *env) string {
+	text := []rune(string(r.args[0].eval(e).appendText(nil)))
+	start := clamp(r.args[1].eval(e).number(), len(text))
+	if start < 0 {
+		start = max(0, len(text)+start)
+	}
+	end := len(text)
+	if len(r.args) == 3 {
+		if length := clamp(r.args[2].eval(e).number(), len(text)); length < 0 {
+			end += length
+		} else {
+			end = min(end, start+length)
+		}
+	}
+	if start >= end {
+		return ""
+	}
+	return string(text[start:end])
+}
+
+// clamp truncates a number to an integer from -limit to limit; NaN is 0.
+func clamp(f float64, limit int) int {
+	if math.IsNaN(f) {
+		return 0
+	}
+	return int(math.Max(-float64(limit), math.Min(float64(limit), math.Trunc(f))))
+}
+
+// quantify is all, some and none. Of an empty list, all is false.
+func (r *rule) quantify(e *env) bool {
+	list := r.args[0].eval(e)
+	inner := env{subject: e.subject, now: e.now}
+	hits, n := 0, list.len()
+	for i := range n {
+		inner.item = list.at(i)
+		if r.args[1].eval(&inner).truthy() {
+			hits++
+		}
+	}
+	switch r.op {
+	case opAll:
+		return n > 0 && hits == n
+	case opSome:
+		return hits > 0
+	}
+	return hits == 0
+}
+
+// missing lists the names of variables that are null; missing_some only if
+// fewer than the first argument are there.
+func (r *rule) missing(e *env) value {
+	list := []value{}
+	for i := range r.args {
+		if r.args[i].eval(e).kind == kindNull {
+			list = append(list, r.names[i])
+		}
+	}
+	if r.op == opMissingSome && float64(len(r.args)-len(list)) >= r.constant.num {
+		list = list[:0]
+	}
+	return value{kind: kindList, ref: &list}
+}
