@@ -1,6 +1,13 @@
 package policy
 
-import "github.com/tollgate-proxy/tollgate/internal/config"
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/tollgate-proxy/tollgate/internal/config"
+)
 
 // Config is the list of rules and what surrounds it.
 type Config struct {
@@ -58,24 +65,169 @@ func Default() Config {
 	}
 }
 
+var (
+	tiers     = []string{"free", "premium", "enterprise", "admin"}
+	accesses  = map[string]Access{"": Required, "required": Required, "optional": Optional, "public": Public, "denied": Denied}
+	stales    = map[string]Stale{"": FailClosed, "fail_closed": FailClosed, "ask_redis": AskRedis, "serve_stale": ServeStale}
+	unmatched = map[string]Access{"": Denied, "refuse": Denied, "required": Required, "public": Public}
+)
+
 // Validate reports what is wrong with the whole.
-func (c Config) Validate(r *config.Report) {}
+func (c Config) Validate(r *config.Report) {
+	if _, ok := unmatched[c.Unmatched]; !ok {
+		r.Fault("unmatched", c.Unmatched, "refuse, required or public")
+	}
+	classes := map[string]bool{DefaultEndpoint: true}
+	seen := map[string]bool{}
+	for i, e := range c.Endpoints {
+		if seen[e.Name] {
+			r.Fault(fmt.Sprintf("endpoints[%d].name", i), e.Name, "a name that no other class has")
+		}
+		seen[e.Name], classes[e.Name] = true, true
+	}
+	names := map[string]bool{}
+	for i, rc := range c.Routes {
+		key := func(k string) string { return fmt.Sprintf("routes[%d].%s", i, k) }
+		if names[rc.Name] {
+			r.Fault(key("name"), rc.Name, "a name that no other route has")
+		}
+		names[rc.Name] = true
+		if rc.Endpoint != "" && !classes[rc.Endpoint] {
+			r.Fault(key("endpoint"), rc.Endpoint, "the name of one of endpoints, or default")
+		}
+	}
+	if j, i := c.unreachable(); i > 0 {
+		r.Fault(fmt.Sprintf("routes[%d]", i), c.Routes[i].Name,
+			fmt.Sprintf("a place before route %q, which matches everything that this one does", c.Routes[j].Name))
+	}
+}
 
-// Set is a compiled Config. It is immutable and safe for concurrent use.
-type Set struct{}
+// Validate reports what is wrong with the class.
+func (c EndpointConfig) Validate(r *config.Report) {
+	if !isName(c.Name) {
+		r.Fault("name", c.Name, namesAllowed)
+	}
+	if c.Cost < 1 || c.Cost > 1_000_000 {
+		r.Fault("cost", c.Cost, "1 to 1000000")
+	}
+}
 
-// Compile prepares the rules for matching. The error names the rule.
-func Compile(c Config) (*Set, error) { return &Set{}, nil }
+// Validate reports what is wrong with the rule.
+func (c RouteConfig) Validate(r *config.Report) {
+	if !isName(c.Name) || c.Name == unmatchedName || c.Name == ambiguousName {
+		r.Fault("name", c.Name, namesAllowed+", other than unmatched and ambiguous")
+	}
+	access, ok := accesses[c.Access]
+	if !ok {
+		r.Fault("access", c.Access, "required, optional, public or denied")
+	}
+	if ok && access != Required && c.Require.ofCaller() {
+		r.Fault("require", nil, "nothing but addresses, as access is "+c.Access+" and a caller may have no token")
+	}
+	if _, ok := stales[c.OnStale]; !ok {
+		r.Fault("on_stale", c.OnStale, "fail_closed, ask_redis or serve_stale")
+	}
+	if c.NoFlags && len(c.Flags) > 0 {
+		r.Fault("no_flags", c.NoFlags, "false, as flags names some")
+	}
+}
 
-// Match returns what a request meets.
-func (s *Set) Match(host, method, target string) Match { return Match{} }
+// Validate reports what is wrong with the pattern.
+func (c MatchConfig) Validate(r *config.Report) {
+	for i, h := range c.Hosts {
+		if _, err := parseHost(h); err != nil {
+			r.Fault(fmt.Sprintf("hosts[%d]", i), h, err.Error())
+		}
+	}
+	for i, m := range c.Methods {
+		if !isMethod(m) {
+			r.Fault(fmt.Sprintf("methods[%d]", i), m, "a method in capitals, such as GET")
+		}
+	}
+	n := 0
+	for _, p := range []struct{ key, value string }{{"path", c.Path}, {"prefix", c.Prefix}, {"template", c.Template}} {
+		if p.value == "" {
+			continue
+		}
+		if n++; n > 1 {
+			r.Fault(p.key, p.value, "nothing, as another of path, prefix and template is set")
+		}
+	}
+	if n == 1 {
+		if _, err := c.pattern(false, false); err != nil {
+			r.Fault("", c.Path+c.Prefix+c.Template, err.Error())
+		}
+	}
+}
 
-// Decide returns whether the route lets the caller pass.
-func Decide(r *Route, s *Subject) Decision { return Decision{} }
+// Validate reports what is wrong with the requirements.
+func (c RequireConfig) Validate(r *config.Report) {
+	for _, l := range []struct {
+		key  string
+		list []string
+	}{
+		{"roles_any", c.RolesAny}, {"roles_all", c.RolesAll}, {"scopes_any", c.ScopesAny},
+		{"scopes_all", c.ScopesAll}, {"consents", c.Consents},
+	} {
+		for i, v := range l.list {
+			if v == "" || strings.TrimSpace(v) != v || strings.Contains(v, ",") {
+				r.Fault(fmt.Sprintf("%s[%d]", l.key, i), v, "a name without comma and surrounding spaces")
+			}
+		}
+	}
+	for i, t := range c.Tiers {
+		if !slices.Contains(tiers, t) {
+			r.Fault(fmt.Sprintf("tiers[%d]", i), t, "free, premium, enterprise or admin")
+		}
+	}
+	for i, a := range c.Addresses {
+		if _, err := parseRange(a); err != nil {
+			r.Fault(fmt.Sprintf("addresses[%d]", i), a, "an address or a range such as 10.0.0.0/8, without bits beyond its length")
+		}
+	}
+}
 
-// DecideAddress is the part of Decide that needs no token.
-func DecideAddress(r *Route, s *Subject) Decision { return Decision{} }
+// ofCaller reports whether c asks for what only a token has.
+func (c RequireConfig) ofCaller() bool {
+	return len(c.RolesAny)+len(c.RolesAll)+len(c.ScopesAny)+len(c.ScopesAll)+len(c.Tiers)+len(c.Consents) > 0
+}
 
-// Explain returns the steps of Decide, of which the first that is not met made
-// the decision.
-func Explain(r *Route, s *Subject) ([]Step, Decision) { return nil, Decision{} }
+// parseRange reads an address or a range. Bits beyond a range's length are
+// refused: they are a slip of the pen.
+func parseRange(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		a = a.Unmap()
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return p, err
+	}
+	if p != p.Masked() || p.Addr().Is4In6() {
+		return p, fmt.Errorf("%q has bits beyond its length, or is IPv4 within IPv6", s)
+	}
+	return p, nil
+}
+
+const namesAllowed = "1 to 64 letters, digits, dashes and underscores"
+
+func isName(s string) bool {
+	if s == "" || len(s) > 64 {
+		return false
+	}
+	for i := range len(s) {
+		if c := s[i]; (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '-' && c != '_' {
+			return false
+		}
+	}
+	return true
+}
+
+func isMethod(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < 'A' || c > 'Z') && c != '-' {
+			return false
+		}
+	}
+	return s != ""
+}

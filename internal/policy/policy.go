@@ -69,7 +69,7 @@ type Route struct {
 	OnStale Stale
 
 	index int
-	need  RequireConfig
+	need  requirements
 }
 
 // Match is what a request meets.
