@@ -173,6 +173,45 @@ func TestGateway(t *testing.T) {
 		}
 	})
 
+	t.Run("traces continue, and only from a valid parent", func(t *testing.T) {
+		const id = "0af7651916cd43dd8448eb211c80319c"
+		for parent, kept := range map[string]bool{
+			"00-" + id + "-b7ad6b7169203331-01": true,
+			"garbage":                           false,
+			"00-00000000000000000000000000000000-b7ad6b7169203331-01": false,
+			"00-" + id + "-0000000000000000-01":                       false,
+			"00-" + strings.ToUpper(id) + "-b7ad6b7169203331-01":      false,
+			"": false,
+		} {
+			header := map[string]string{}
+			if parent != "" {
+				header["traceparent"] = parent
+			}
+			got, _ := g.reach(t, "/", header)
+			arrived := got.Header.Get("traceparent")
+			if len(arrived) != 55 || strings.Contains(arrived, id) != kept || arrived == parent {
+				t.Errorf("%q became %q; its trace kept: %t is wanted", parent, arrived, kept)
+			}
+			if len(got.Header.Values("traceparent")) != 1 {
+				t.Errorf("%q became %v", parent, got.Header.Values("traceparent"))
+			}
+			if got.Header.Get("x-envoy-internal") != "" {
+				t.Error("the client counts as internal")
+			}
+		}
+	})
+
+	t.Run("more headers than fit", func(t *testing.T) {
+		g.authz.set(allow(ann(), map[string]string{"x-user-id": "a", "x-user-tier": "b", "x-feature-flags": "c", "x-session-id": "d"}))
+		header := make(map[string]string)
+		for i := range 94 {
+			header["h-"+itoa(i)] = "1"
+		}
+		resp, body := g.send(t, http.MethodGet, "/", header, nil)
+		wantProblem(t, resp, body, http.StatusRequestHeaderFieldsTooLarge, "request_refused")
+		g.authz.set(allow(ann(), nil))
+	})
+
 	t.Run("rate limit is asked by metadata", func(t *testing.T) {
 		without := func(key string) map[string]any {
 			m := ann()
@@ -254,11 +293,11 @@ func TestGateway(t *testing.T) {
 				t.Errorf("%s: %d %s", name, resp.StatusCode, body)
 				continue
 			}
-			wantProblem(t, resp, body, http.StatusInternalServerError, "dependency_unavailable")
+			wantProblem(t, resp, body, http.StatusServiceUnavailable, "dependency_unavailable")
 		}
 		g.authz.set(allow(ann(), map[string]string{"x-user-id": "a\r\nx-user-tier: admin"}))
 		resp, body := g.send(t, http.MethodGet, "/", nil, nil)
-		wantProblem(t, resp, body, http.StatusInternalServerError, "dependency_unavailable")
+		wantProblem(t, resp, body, http.StatusServiceUnavailable, "dependency_unavailable")
 		g.authz.set(allow(ann(), nil))
 	})
 
