@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -93,6 +94,8 @@ def run(service: Service, *, host: str, port: int, faults: bool, otlp_endpoint: 
             timeout_graceful_shutdown=grace,
         )
     )
+    gc.freeze()
+    gc.enable()
     # uvicorn raises the signal again after it has drained: let that end the process normally.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)

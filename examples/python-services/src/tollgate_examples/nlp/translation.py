@@ -60,7 +60,9 @@ class PhraseTable:
                 count = sum(1 for t in tokens[at:end] if _WORD_ONLY.fullmatch(t))
                 words += count
                 translated += count
-                out.append(_cased(self._first[row][target], tokens[at:end]))
+                # German writes every noun with a capital: there it says something at a sentence's start only.
+                capitals = source != "de" or _starts_sentence(out)
+                out.append(_cased(self._first[row][target], tokens[at:end]) if capitals else self._first[row][target])
             at = end
         coverage = round(translated / words, 4) if words else 0.0
         return Translated("".join(out), coverage, list(untranslated))
@@ -98,6 +100,11 @@ def _normalised(text: str) -> str:
 
 def _words(phrase: str) -> list[str]:
     return [w.casefold() for w in _WORD_ONLY.findall(_normalised(phrase))]
+
+
+def _starts_sentence(before: list[str]) -> bool:
+    last = next((t for t in reversed(before) if not t.isspace()), ".")
+    return last in ".!?¡¿:"
 
 
 def _cased(phrase: str, source: list[str]) -> str:
