@@ -1,6 +1,7 @@
 package flag
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math"
@@ -21,7 +22,22 @@ const maxPrerequisiteCost = 64
 func Compile(defs *Definitions) (*Set, error) {
 	c := &compiler{reader: &reader{file: "flags"}}
 	set := c.compile(defs)
+	set.digest = digest(defs)
 	return set, c.err()
+}
+
+// digest is a hash over all definitions.
+func digest(defs *Definitions) uint64 {
+	h := xxhash.New()
+	for _, key := range slices.Sorted(maps.Keys(defs.Flags)) {
+		data, err := json.Marshal(defs.Flags[key])
+		if err != nil { // not reached: definitions come from JSON or YAML
+			data = []byte(err.Error())
+		}
+		_, _ = h.WriteString(key)
+		_, _ = h.Write(data)
+	}
+	return h.Sum64()
 }
 
 // compiler turns definitions into a Set.

@@ -9,6 +9,7 @@ import (
 // Set is a compiled set of flags, immutable and safe for concurrent use.
 type Set struct {
 	version int64
+	digest  uint64
 	keys    []string
 	sorted  []*compiled // by key
 	flags   map[string]*compiled
@@ -16,6 +17,9 @@ type Set struct {
 
 // Version is the store's version that the set was compiled from; 0 for a file.
 func (s *Set) Version() int64 { return s.version }
+
+// Digest is a hash over the set's definitions: equal sets have equal digests.
+func (s *Set) Digest() uint64 { return s.digest }
 
 // Keys are the flags of the set, sorted. The caller must not change the slice.
 func (s *Set) Keys() []string { return s.keys }

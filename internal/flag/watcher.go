@@ -2,10 +2,23 @@ package flag
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+)
+
+const (
+	defaultPoll = 500 * time.Millisecond
+	syncTimeout = 3 * time.Second
+	// bootstrapActor is who seeds.
+	bootstrapActor = "bootstrap"
 )
 
 // WatcherOptions configure a Watcher.
@@ -19,26 +32,235 @@ type WatcherOptions struct {
 	// if 0.
 	Poll time.Duration
 	Log  *slog.Logger
-	// Metrics is where the watcher registers its metrics.
+	// Metrics is where the watcher registers its metrics; may be nil.
 	Metrics prometheus.Registerer
-	Now     func() time.Time
+	// Now is for the metric of expired flags.
+	Now func() time.Time
 }
 
-// Watcher follows a store and offers the current Set.
-type Watcher struct{ set *Set }
+// Watcher follows a store and offers the current Set. It starts from the
+// bootstrap definitions, so a process is ready without Redis; when Redis goes
+// away it keeps what it last knew.
+type Watcher struct {
+	options WatcherOptions
+	current atomic.Pointer[state]
+	wake    chan struct{}
+
+	mu      sync.Mutex
+	changed chan struct{}
+
+	// Only Run's goroutine uses these.
+	away    bool
+	refused int64 // the set version that was last refused
+	seeded  bool
+
+	synced *prometheus.CounterVec
+	at     prometheus.Gauge
+}
+
+// state is a Set and what it was compiled from.
+type state struct {
+	set      *Set
+	defs     *Definitions
+	versions map[string]int64
+}
 
 // NewWatcher compiles the bootstrap definitions, so that Current answers at
 // once, and registers metrics.
-func NewWatcher(o WatcherOptions) (*Watcher, error) { return &Watcher{set: &Set{}}, nil }
+func NewWatcher(o WatcherOptions) (*Watcher, error) {
+	if o.Poll <= 0 {
+		o.Poll = defaultPoll
+	}
+	if o.Bootstrap == nil {
+		o.Bootstrap = &Definitions{}
+	}
+	set, err := Compile(o.Bootstrap)
+	if err != nil {
+		return nil, fmt.Errorf("bootstrap flags: %w", err)
+	}
+	w := &Watcher{
+		options: o,
+		wake:    make(chan struct{}, 1),
+		changed: make(chan struct{}),
+		synced: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tollgate_flag_sync_total",
+			Help: "Reads of the flag store that found a change or failed, by result.",
+		}, []string{"result"}),
+		at: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tollgate_flag_sync_timestamp_seconds",
+			Help: "When the flag store was last reached; 0 before the first time.",
+		}),
+	}
+	w.current.Store(&state{set: set, defs: o.Bootstrap})
+	if o.Metrics == nil {
+		return w, nil
+	}
+	gauge := func(name, help string, f func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
+	}
+	for _, c := range []prometheus.Collector{
+		w.synced, w.at,
+		gauge("tollgate_flag_set_version", "Version of the flags in force; 0 for the bootstrap file.",
+			func() float64 { return float64(w.Current().Version()) }),
+		gauge("tollgate_flag_definitions", "Number of flags in force.",
+			func() float64 { return float64(len(w.Current().Keys())) }),
+		gauge("tollgate_flag_expired", "Number of flags in force past their expiry date.",
+			func() float64 { return float64(len(w.current.Load().defs.Stale(o.Now()))) }),
+	} {
+		if err := o.Metrics.Register(c); err != nil {
+			return nil, fmt.Errorf("flag metrics: %w", err)
+		}
+	}
+	return w, nil
+}
 
 // Current is the newest good Set, never nil. It does not block.
-func (w *Watcher) Current() *Set { return w.set }
+func (w *Watcher) Current() *Set { return w.current.Load().set }
 
 // Changed is closed when Current next changes.
-func (w *Watcher) Changed() <-chan struct{} { return nil }
+func (w *Watcher) Changed() <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.changed
+}
 
 // Wake reads the store soon, without waiting for a notice.
-func (w *Watcher) Wake() {}
+func (w *Watcher) Wake() {
+	select {
+	case w.wake <- struct{}{}:
+	default: // a read is due already
+	}
+}
 
 // Run follows the store until the context ends. Redis may be down at any time.
-func (w *Watcher) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (w *Watcher) Run(ctx context.Context) error {
+	notices := w.options.Store.rdb.Subscribe(ctx, noticeChannel)
+	defer func() { _ = notices.Close() }() // the connection goes with the process
+	poll := time.NewTicker(w.options.Poll)
+	defer poll.Stop()
+	// Also a (re)established subscription is a message: what changed while there
+	// was none is read then.
+	messages := notices.ChannelWithSubscriptions()
+	for {
+		w.sync(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.wake:
+		case <-messages:
+		case <-poll.C:
+		}
+	}
+}
+
+// sync makes the store's flags current, if they are not.
+func (w *Watcher) sync(ctx context.Context) {
+	limited, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	changed, err := w.pull(limited)
+	var refused *refusedError
+	switch {
+	case errors.As(err, &refused):
+		w.synced.WithLabelValues("refused").Inc()
+		w.options.Log.Error("stored flags are refused; the flags before stay in force", "version", refused.version, "error", err)
+	case err != nil:
+		w.synced.WithLabelValues("failed").Inc()
+		if !w.away && ctx.Err() == nil {
+			w.away = true
+			w.options.Log.Warn("flag store is away; the last known flags stay in force", "version", w.Current().Version(), "error", err)
+		}
+		return
+	case changed:
+		w.synced.WithLabelValues("changed").Inc()
+	}
+	w.at.SetToCurrentTime()
+	if w.away {
+		w.away = false
+		w.options.Log.Info("flag store is back", "version", w.Current().Version())
+	}
+}
+
+// refusedError: the store's flags do not compile.
+type refusedError struct {
+	version int64
+	cause   error
+}
+
+func (e *refusedError) Error() string { return fmt.Sprintf("version %d: %v", e.version, e.cause) }
+func (e *refusedError) Unwrap() error { return e.cause }
+
+func (w *Watcher) pull(ctx context.Context) (changed bool, err error) {
+	store, before := w.options.Store, w.current.Load()
+	version, err := store.Version(ctx)
+	if err != nil {
+		return false, err
+	}
+	if version == 0 || !w.seeded {
+		if err := w.seed(ctx, version); err != nil {
+			return false, err
+		}
+	} else if version == before.set.version || version == w.refused {
+		return false, nil
+	}
+	snapshot, err := store.List(ctx)
+	if err != nil {
+		return false, err
+	}
+	next := &state{defs: snapshot.Definitions(), versions: map[string]int64{}}
+	for _, r := range snapshot.Records {
+		next.versions[r.Definition.Key] = r.Version
+	}
+	w.keepBroken(&snapshot, before, next)
+	if next.set, err = Compile(next.defs); err != nil {
+		w.refused = snapshot.Version
+		return false, &refusedError{snapshot.Version, err}
+	}
+	next.set.version = snapshot.Version
+	if before.set.version == snapshot.Version && before.set.digest == next.set.digest {
+		return false, nil
+	}
+	w.current.Store(next)
+	w.mu.Lock()
+	close(w.changed)
+	w.changed = make(chan struct{})
+	w.mu.Unlock()
+	return true, nil
+}
+
+// seed writes the bootstrap flags that Redis has never seen. A Redis that has
+// forgotten everything gets back what this process knows, which is newer than
+// its bootstrap file.
+func (w *Watcher) seed(ctx context.Context, version int64) error {
+	state, c := w.current.Load(), Change{Actor: bootstrapActor, Reason: "never seen before"}
+	if version == 0 && w.seeded {
+		if len(state.defs.Flags) == 0 {
+			return nil
+		}
+		c.Reason = "the store had lost its flags"
+		w.options.Log.Warn("flag store has lost its flags; they are written back", "flags", len(state.defs.Flags))
+		_, err := w.options.Store.Seed(ctx, state.defs, state.versions, c)
+		return err
+	}
+	n, err := w.options.Store.Seed(ctx, w.options.Bootstrap, nil, c)
+	if err != nil {
+		return err
+	}
+	w.seeded = true
+	if n > 0 {
+		w.options.Log.Info("flags of the bootstrap file are in the store", "flags", n)
+	}
+	return nil
+}
+
+// keepBroken keeps the last known definition of flags that are stored in a
+// form that this program cannot read, such as one of a newer release.
+func (w *Watcher) keepBroken(snapshot *Snapshot, before, next *state) {
+	for _, key := range slices.Sorted(maps.Keys(snapshot.Broken)) {
+		def, ok := before.defs.Flags[key]
+		if ok {
+			next.defs.Flags[key] = def
+			next.versions[key] = before.versions[key]
+		}
+		w.options.Log.Error("stored flag is not understood", "flag", key, "kept", ok, "error", snapshot.Broken[key])
+	}
+}

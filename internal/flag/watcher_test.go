@@ -1,0 +1,218 @@
+package flag
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/redistest"
+)
+
+// eventually polls until the condition holds.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-deadline:
+			t.Fatalf("never: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+// logBuffer is a log that can be read while it is written.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.buf.String(), text)
+}
+
+// watch starts a watcher; stop ends it and waits.
+func watch(t *testing.T, o WatcherOptions) (w *Watcher, log *logBuffer, stop func()) {
+	t.Helper()
+	log = &logBuffer{}
+	o.Log, o.Now = slog.New(slog.NewTextHandler(log, nil)), testClock
+	if o.Poll == 0 {
+		o.Poll = 20 * time.Millisecond
+	}
+	w, err := NewWatcher(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := w.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	}()
+	stop = sync.OnceFunc(func() { cancel(); <-done })
+	t.Cleanup(stop)
+	return w, log, stop
+}
+
+func bootstrap(t *testing.T) *Definitions {
+	return &Definitions{Flags: map[string]Definition{"boot": onOff(t, "boot", 100)}}
+}
+
+func isOn(w *Watcher, key string) bool {
+	return w.Current().Evaluate(key, &Subject{Key: "u"}, testTime).Variant == "on"
+}
+
+// A change at one replica is live at the others, by notice: polling is too
+// slow here to help.
+func TestChangeReachesEveryReplica(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		store := NewStore(c, testClock)
+		var replicas []*Watcher
+		for range 3 {
+			w, _, _ := watch(t, WatcherOptions{Store: store, Bootstrap: bootstrap(t), Poll: time.Hour})
+			if !isOn(w, "boot") {
+				t.Error("the bootstrap flags are not in force at once")
+			}
+			replicas = append(replicas, w)
+		}
+		for _, w := range replicas {
+			eventually(t, "first synchronisation", func() bool { return w.Current().Version() == 1 })
+		}
+		changed := replicas[0].Changed()
+		put(t, store, onOff(t, "new", 100), 0)
+		for _, w := range replicas {
+			eventually(t, "the new flag", func() bool { return isOn(w, "new") })
+		}
+		<-changed
+		put(t, store, onOff(t, "new", 0), 1)
+		replicas[0].Wake() // as the API does for its own replica
+		for _, w := range replicas {
+			eventually(t, "the flag turned off, by notice alone", func() bool { return !isOn(w, "new") })
+		}
+	})
+}
+
+// Notices can be lost; polling finds the change.
+func TestPollingFindsWhatNoticesMissed(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		store := NewStore(c, testClock)
+		w, _, _ := watch(t, WatcherOptions{Store: store})
+		put(t, store, onOff(t, "a", 100), 0)
+		eventually(t, "the flag", func() bool { return isOn(w, "a") })
+	})
+}
+
+// Redis away at start and in between: the bootstrap, then the last known.
+func TestLastKnownGood(t *testing.T) {
+	server := redistest.NewProcess(t)
+	c := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DialTimeout: 200 * time.Millisecond, ReadTimeout: 200 * time.Millisecond})
+	t.Cleanup(func() { _ = c.Close() })
+	server.Kill()
+	store := NewStore(c, testClock)
+	w, log, stop := watch(t, WatcherOptions{Store: store, Bootstrap: bootstrap(t)})
+	eventually(t, "a warning", func() bool { return log.count("flag store is away") == 1 })
+	if !isOn(w, "boot") {
+		t.Error("no bootstrap flags without Redis")
+	}
+	server.Start()
+	eventually(t, "Redis to be back", func() bool { return log.count("flag store is back") == 1 && w.Current().Version() == 1 })
+	put(t, store, onOff(t, "boot", 0), 1)
+	put(t, store, onOff(t, "later", 100), 0)
+	eventually(t, "the change", func() bool { return !isOn(w, "boot") && isOn(w, "later") })
+
+	server.Kill()
+	eventually(t, "a second warning", func() bool { return log.count("flag store is away") == 2 })
+	if isOn(w, "boot") || !isOn(w, "later") {
+		t.Error("the last known flags were lost with Redis")
+	}
+	// It comes back empty. What this replica knows is put back, not what the
+	// file says, and versions go on counting.
+	server.Start()
+	eventually(t, "the flags to be written back", func() bool {
+		r, err := store.Get(t.Context(), "boot")
+		return err == nil && r.Version == 2 && r.Definition.Extension.Rollout.Percentage == 0
+	})
+	eventually(t, "the flags in force", func() bool { return !isOn(w, "boot") && isOn(w, "later") })
+
+	// A replica that starts now takes Redis's word over its file's.
+	stop()
+	restarted, _, _ := watch(t, WatcherOptions{Store: store, Bootstrap: bootstrap(t)})
+	eventually(t, "the stored flags", func() bool { return !isOn(restarted, "boot") && isOn(restarted, "later") })
+}
+
+func TestBadFlagsInTheStore(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		store, ctx := NewStore(c, testClock), context.Background()
+		put(t, store, onOff(t, "a", 100), 0)
+		w, log, _ := watch(t, WatcherOptions{Store: store})
+		eventually(t, "the flag", func() bool { return isOn(w, "a") })
+		// What a newer release might write: unknown operators, then prerequisites
+		// that are not there.
+		write := func(key, text string) {
+			if err := c.HSet(ctx, keyDefinitions, key, text).Err(); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.Incr(ctx, keyVersion).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("a", `{"version":2,"definition":{"targeting":{"future":[]}}}`)
+		eventually(t, "a complaint", func() bool { return log.count("not understood") == 1 && log.count("kept=true") == 1 })
+		if !isOn(w, "a") {
+			t.Error("the last known definition was dropped")
+		}
+		write("b", `{"version":1,"definition":{"defaultVariant":"true","tollgate":{"prerequisites":[{"flag":"none","variants":["x"]}]}}}`)
+		eventually(t, "a refusal", func() bool { return log.count("stored flags are refused") == 1 })
+		if !isOn(w, "a") || w.Current().Version() != 2 {
+			t.Error("refused flags changed the set")
+		}
+	})
+}
+
+func TestWatcherOptions(t *testing.T) {
+	bad := onOff(t, "a", 1)
+	bad.Extension.Prerequisites = []Prerequisite{{Flag: "none", Variants: []string{"on"}}}
+	if _, err := NewWatcher(WatcherOptions{Bootstrap: &Definitions{Flags: map[string]Definition{"a": bad}}}); err == nil {
+		t.Error("bad bootstrap flags were taken")
+	}
+	registry := prometheus.NewPedanticRegistry()
+	old := onOff(t, "old", 1)
+	old.Extension.Expires = testTime
+	o := WatcherOptions{Bootstrap: &Definitions{Flags: map[string]Definition{"old": old, "new": onOff(t, "new", 1)}}, Metrics: registry, Now: testClock}
+	if _, err := NewWatcher(o); err != nil {
+		t.Fatal(err)
+	}
+	if err := testutil.GatherAndCompare(registry, strings.NewReader(`
+# HELP tollgate_flag_definitions Number of flags in force.
+# TYPE tollgate_flag_definitions gauge
+tollgate_flag_definitions 2
+# HELP tollgate_flag_expired Number of flags in force past their expiry date.
+# TYPE tollgate_flag_expired gauge
+tollgate_flag_expired 1
+`), "tollgate_flag_definitions", "tollgate_flag_expired"); err != nil {
+		t.Error(err)
+	}
+	if _, err := NewWatcher(o); err == nil {
+		t.Error("metrics were registered twice")
+	}
+}
