@@ -17,6 +17,71 @@ type Token struct {
 	ExpiresAt time.Time
 	Version   int64 // the ver claim; 0 where absent
 
-	prints   [maxPrints]fingerprint
+	prints   prints
 	prepared bool
+}
+
+// The places where a token can be covered. Sessions, users and clients can be revoked for one issuer or for any.
+const (
+	atToken = iota
+	atTokenID
+	atSession
+	atSessionOfIssuer
+	atUser // the first mark
+	atUserOfIssuer
+	atClient
+	atClientOfIssuer
+	atIssuer
+	atEverything
+	places
+
+	firstMark = atUser
+)
+
+var placeKind = [places]Kind{
+	KindToken, KindTokenID, KindSession, KindSession,
+	KindUser, KindUser, KindClient, KindClient, KindIssuer, KindEverything,
+}
+
+// prints holds the fingerprint for each place; zero where the token has no such claim.
+type prints [places]fingerprint
+
+func (t *Token) fill(p *prints) {
+	*p = prints{atEverything: printOf(KindEverything, "", "")}
+	p[atToken] = fingerprintOf(t.Digest[:])
+	if t.TokenID != "" {
+		p[atTokenID] = printOf(KindTokenID, t.Issuer, t.TokenID)
+	}
+	both := func(any, ofIssuer int, id string) {
+		if id == "" {
+			return
+		}
+		p[any] = printOf(placeKind[any], "", id)
+		if t.Issuer != "" {
+			p[ofIssuer] = printOf(placeKind[any], t.Issuer, id)
+		}
+	}
+	both(atSession, atSessionOfIssuer, t.Session)
+	both(atUser, atUserOfIssuer, t.Subject)
+	both(atClient, atClientOfIssuer, t.ClientID)
+	if t.Issuer != "" {
+		p[atIssuer] = printOf(KindIssuer, t.Issuer, "")
+	}
+}
+
+// Prepare computes what look-ups need, once, so that a cached token is checked again without hashing. Call it before
+// the token is shared between goroutines; checks of a token that was not prepared hash every time.
+func (t *Token) Prepare() {
+	t.fill(&t.prints)
+	t.prepared = true
+}
+
+// Revocations names the token itself in every way it can be named: by signing input and, where it has a jti, by
+// (issuer, jti).
+func (t *Token) Revocations() []Revocation {
+	rs := []Revocation{{Kind: KindToken, Digest: t.Digest, ExpiresAt: t.ExpiresAt}}
+	if t.TokenID != "" && t.Issuer != "" {
+		rs = append(rs, Revocation{Kind: KindTokenID, Issuer: t.Issuer, ID: t.TokenID, ExpiresAt: t.ExpiresAt})
+	}
+	return rs
 }
