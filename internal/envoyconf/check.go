@@ -16,7 +16,7 @@ import (
 const BinaryVariable = "TOLLGATE_ENVOY"
 
 // ErrNoEnvoy is returned by Binary where there is no Envoy to run.
-var ErrNoEnvoy = errors.New("Envoy is not installed: run `make tools`, or set " + BinaryVariable + " to the path of one")
+var ErrNoEnvoy = errors.New("no Envoy is installed: run `make tools`, or set " + BinaryVariable + " to the path of one")
 
 // Binary returns the path of the Envoy to run: what the environment says, else .venv/envoy/bin/envoy under root,
 // the top of the source tree.

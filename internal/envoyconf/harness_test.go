@@ -277,7 +277,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // get fetches url; a refused connection is status 0.
 func get(t *testing.T, url string) (int, []byte) {
 	t.Helper()
-	resp, err := http.Get(url) //nolint:gosec,noctx // an address of this test's own Envoy
+	resp, err := http.Get(url)
 	if err != nil {
 		return 0, nil
 	}
@@ -297,7 +297,7 @@ func (g *gateway) send(t *testing.T, method, path string, header map[string]stri
 		t.Fatal(err)
 	}
 	for name, value := range header {
-		req.Header[name] = []string{value} //nolint:staticcheck // not canonical on purpose
+		req.Header[name] = []string{value}
 	}
 	resp, err := http.DefaultTransport.RoundTrip(req)
 	if err != nil {

@@ -314,7 +314,7 @@ func TestGateway(t *testing.T) {
 
 	t.Run("admin answers only what is listed", func(t *testing.T) {
 		for _, path := range []string{"/quitquitquit", "/logging", "/runtime_modify", "/healthcheck/fail", "/cpuprofiler"} {
-			resp, err := http.Post(g.admin+path, "", nil) //nolint:gosec,noctx // this test's own Envoy
+			resp, err := http.Post(g.admin+path, "", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -458,7 +458,7 @@ func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 // rawGet sends path exactly as it is spelt, which net/http would tidy.
 func rawGet(t *testing.T, g *gateway, path string) (int, string) {
 	t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://")) //nolint:noctx // this test's own Envoy
+	conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
 	if err != nil {
 		t.Fatal(err)
 	}
