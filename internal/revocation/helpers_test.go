@@ -3,6 +3,7 @@ package revocation
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"sync"
 	"testing"
 	"time"
@@ -106,4 +107,11 @@ func revoke(t testing.TB, s *Store, rs ...Revocation) Receipt {
 		t.Fatalf("revoke: %v", err)
 	}
 	return receipt
+}
+
+func isOrNil(err, want error) bool {
+	if want == nil {
+		return err == nil
+	}
+	return errors.Is(err, want)
 }

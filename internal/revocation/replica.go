@@ -242,7 +242,12 @@ func (r *Replica) resync(ctx context.Context) error {
 		r.freshAt.Store(never)
 		r.set.full.Store(false)
 	}
-	bad, err := r.backend.scan(ctx, func(c change) { r.set.learn(c) })
+	now := sweepTime(r.options.Now().Unix(), r.steady(), before.time.Unix())
+	bad, err := r.backend.scan(ctx, func(c change) {
+		if c.expires() >= now { // Redis is pruned a little later than things expire
+			r.set.learn(c)
+		}
+	})
 	if err != nil {
 		return err
 	}

@@ -187,7 +187,7 @@ func (r *Replica) sweep(ctx context.Context) {
 func (r *Replica) sweepOnce(ctx context.Context) {
 	now := sweepTime(r.options.Now().Unix(), r.steady(), r.steady()+r.redisAhead.Load())
 	r.set.sweep(now)
-	if r.set.full.Load() && r.set.len() < r.set.limit {
+	if r.set.full.Load() && r.set.len() < r.options.MaxEntries {
 		r.demand(dueFull)
 	}
 	for {

@@ -77,6 +77,14 @@ func member(f fingerprint, isMark bool) string {
 	return string(binary.BigEndian.AppendUint64(b, f.lo))
 }
 
+// expires is when the change may be forgotten, in Unix seconds.
+func (c change) expires() int64 {
+	if c.isMark {
+		return c.mark.expires
+	}
+	return c.entry
+}
+
 func (c change) member() string { return member(c.print, c.isMark) }
 
 func (c change) value() string {
