@@ -1,0 +1,265 @@
+package ratelimit
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// FailureMode says what happens to requests while the shared store is gone.
+type FailureMode string
+
+// The failure modes.
+const (
+	// FailLocal decides with buckets of this process, each with this
+	// replica's share of the limit.
+	FailLocal FailureMode = "local"
+	// FailAllow allows every request.
+	FailAllow FailureMode = "allow"
+	// FailDeny denies every request that a rule matches.
+	FailDeny FailureMode = "deny"
+)
+
+// Options are what a [Limiter] is made of. Rules, Store, Log and Metrics are
+// required.
+type Options struct {
+	Rules *Rules
+	// Store is the shared store.
+	Store Store
+	// Probe says whether the store works again; nil asks it for an empty bucket.
+	Probe func(context.Context) error
+	// Timeout bounds one call of the store; 20 ms where it is not set.
+	Timeout time.Duration
+	// OnFailure is FailLocal where it is not set.
+	OnFailure FailureMode
+	// LocalBuckets bounds the buckets of FailLocal; 100,000 where it is not set.
+	LocalBuckets int
+	// Replicas is the number of limiters that share the store; 1 where it is
+	// not set. Each grants its share while the store is gone.
+	Replicas int
+	// Failures is the number of failed calls in a row after which the store is
+	// not asked any more; 3 where it is not set.
+	Failures int
+	// ProbeEvery is how often a store that is gone is tried; 250 ms where it
+	// is not set.
+	ProbeEvery time.Duration
+	// Notify is told when the store goes and comes back; it may be nil.
+	Notify  func(up bool, reason string)
+	Now     func() time.Time
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// Limiter decides requests. It may be used by any number of goroutines. Use
+// [NewLimiter], and [Limiter.Run] beside it.
+type Limiter struct {
+	rules    atomic.Pointer[Rules]
+	store    Store
+	probe    func(context.Context) error
+	timeout  time.Duration
+	failure  FailureMode
+	local    *Memory
+	replicas int64
+	every    time.Duration
+	now      func() time.Time
+	guard    *guard
+	metrics  *metrics
+	unknown  *Rule
+}
+
+// NewLimiter returns a limiter.
+func NewLimiter(o Options) (*Limiter, error) {
+	if o.Timeout <= 0 {
+		o.Timeout = 20 * time.Millisecond
+	}
+	if o.OnFailure == "" {
+		o.OnFailure = FailLocal
+	}
+	if o.LocalBuckets <= 0 {
+		o.LocalBuckets = 100_000
+	}
+	if o.Failures <= 0 {
+		o.Failures = 3
+	}
+	if o.ProbeEvery <= 0 {
+		o.ProbeEvery = 250 * time.Millisecond
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	l := &Limiter{
+		store: o.Store, probe: o.Probe, timeout: o.Timeout, failure: o.OnFailure,
+		local: NewMemory(o.LocalBuckets, o.Now), replicas: int64(max(o.Replicas, 1)),
+		every: o.ProbeEvery, now: o.Now, unknown: &Rule{Name: "none", counters: new(counters)},
+	}
+	var err error
+	if l.metrics, err = newMetrics(o.Metrics, func() float64 { return float64(l.local.Len()) }); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	if l.probe == nil {
+		l.probe = func(ctx context.Context) error {
+			return l.store.Take(ctx, []*Demand{{Charges: []Charge{{Key: keyPrefix + "}:probe", Capacity: 1}}}})
+		}
+	}
+	l.guard = newGuard(o.Failures, o.Log, l.metrics, o.Notify)
+	l.SetRules(o.Rules)
+	return l, nil
+}
+
+// Rules returns the rules in force.
+func (l *Limiter) Rules() *Rules { return l.rules.Load() }
+
+// SetRules puts rules in force. Requests being decided keep the old ones.
+func (l *Limiter) SetRules(r *Rules) {
+	l.rules.Store(r)
+	l.metrics.reloads.WithLabelValues("loaded").Inc()
+	l.metrics.loaded.Set(float64(l.now().UnixMilli()) / 1e3)
+}
+
+// RulesRefused counts rule files that could not be loaded; the old rules stay.
+func (l *Limiter) RulesRefused() { l.metrics.reloads.WithLabelValues("refused").Inc() }
+
+// Run watches over the store until ctx ends: while it is gone it is tried in
+// the background, and when it is back it learns what was granted without it.
+func (l *Limiter) Run(ctx context.Context) error {
+	l.guard.run(ctx, l.every, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, l.every)
+		defer cancel()
+		return l.probe(ctx)
+	}, l.settle)
+	return nil
+}
+
+// settle charges the store with what the local buckets granted.
+func (l *Limiter) settle(ctx context.Context) error {
+	debts := l.local.Drain(l.replicas)
+	for len(debts) > 0 {
+		n := min(len(debts), MaxBatch)
+		call, cancel := context.WithTimeout(ctx, l.every)
+		err := l.store.Take(call, debts[:n])
+		cancel()
+		if err != nil {
+			l.restore(ctx, debts)
+			return err
+		}
+		debts = debts[n:]
+	}
+	return nil
+}
+
+// restore puts debts that the store did not take back into the local buckets.
+func (l *Limiter) restore(ctx context.Context, debts []*Demand) {
+	for _, d := range debts {
+		d.Charges[0].Cost = scaled(d.Charges[0].Cost, l.replicas, d.Charges[0].Capacity)
+	}
+	_ = l.local.Take(context.WithoutCancel(ctx), debts) // It has nothing to fail with.
+}
+
+// Decide decides the request and fills dec, reusing what dec holds. The error
+// is [ErrInvalid] for a request that cannot be decided; nothing else fails.
+func (l *Limiter) Decide(ctx context.Context, req *Request, dec *Decision) error {
+	*dec = Decision{Statuses: dec.Statuses[:0], Shown: -1}
+	if err := check(req); err != nil {
+		return err
+	}
+	d := l.rules.Load().domains[req.Domain]
+	if d == nil {
+		dec.Allowed = true
+		for range req.Descriptors {
+			dec.Statuses = append(dec.Statuses, Status{})
+			l.metrics.count("unknown", l.unknown, nil, PathNone, outcomeAllowed)
+		}
+		return nil
+	}
+	p := newPlan()
+	defer p.release()
+	p.build(d, req)
+	switch {
+	case len(p.active) == 0:
+		dec.Path = PathNone
+		p.answer(dec)
+	case l.exact(ctx, p):
+		dec.Path = PathExact
+		p.answer(dec)
+	default:
+		l.without(p, dec)
+	}
+	l.count(p, req, dec)
+	return nil
+}
+
+func check(req *Request) error {
+	switch {
+	case req.Domain == "":
+		return fmt.Errorf("%w: the domain is empty", ErrInvalid)
+	case len(req.Descriptors) == 0:
+		return fmt.Errorf("%w: there is no descriptor", ErrInvalid)
+	case len(req.Descriptors) > MaxDescriptors:
+		return fmt.Errorf("%w: %d descriptors; at most %d", ErrInvalid, len(req.Descriptors), MaxDescriptors)
+	}
+	for i := range req.Descriptors {
+		if n := len(req.Descriptors[i].Entries); n == 0 || n > MaxEntries {
+			return fmt.Errorf("%w: descriptor %d has %d entries; 1 to %d", ErrInvalid, i, n, MaxEntries)
+		}
+	}
+	return nil
+}
+
+// exact decides in the shared store, and says whether that worked.
+func (l *Limiter) exact(ctx context.Context, p *plan) bool {
+	if !l.guard.allows() {
+		return false
+	}
+	call, cancel := context.WithTimeout(ctx, l.timeout)
+	defer cancel()
+	start := l.now()
+	err := l.store.Take(call, p.active)
+	l.metrics.store.Observe(l.now().Sub(start).Seconds())
+	if err == nil {
+		l.guard.succeeded()
+		return true
+	}
+	if ctx.Err() == nil {
+		// The store's fault, not the caller's who went away.
+		l.guard.failed(err)
+	}
+	return false
+}
+
+// without decides while the shared store is gone.
+func (l *Limiter) without(p *plan, dec *Decision) {
+	if l.failure == FailLocal {
+		p.localise(l.replicas)
+		if l.local.Take(context.Background(), p.active) == nil {
+			dec.Path = PathLocal
+			p.answer(dec)
+			return
+		}
+	}
+	dec.Path, dec.Allowed = PathFallback, l.failure != FailDeny
+	for i := range p.matches {
+		dec.Statuses = append(dec.Statuses, Status{Rule: p.matches[i].rule, Denied: !dec.Allowed})
+	}
+}
+
+// count counts the decision about each descriptor.
+func (l *Limiter) count(p *plan, req *Request, dec *Decision) {
+	for i := range dec.Statuses {
+		s := &dec.Statuses[i]
+		o, rule := outcomeAllowed, s.Rule
+		switch {
+		case s.Denied:
+			o = outcomeDenied
+		case s.Over:
+			o = outcomeShadow
+		}
+		if rule == nil {
+			rule = p.domain.unmatched
+		}
+		l.metrics.count(p.domain.name, rule, req.Descriptors[i].Entries, dec.Path, o)
+	}
+}

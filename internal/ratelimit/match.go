@@ -1,0 +1,96 @@
+package ratelimit
+
+import "strings"
+
+// match is what a descriptor met.
+type match struct {
+	rule *Rule
+	// kind and entries name the subject: whose buckets they are.
+	kind    byte
+	entries []Entry
+}
+
+// The kinds of subjects; see appendSubjectKey.
+const (
+	kindTier       = '~'
+	kindDescriptor = ';'
+)
+
+// match finds the rule of a descriptor: the tree's where one matches all of
+// its entries, else the tier table's where an entry names a subject. The rule
+// is nil where neither does.
+func (d *domain) match(entries []Entry) match {
+	if rule, shared := d.root.find(entries); rule != nil {
+		if shared != nil {
+			entries = shared
+		}
+		return match{rule: rule, kind: kindDescriptor, entries: entries}
+	}
+	for _, subject := range d.subjects {
+		for i := range entries {
+			if entries[i].Key == subject {
+				return match{rule: d.tier(entries), kind: kindTier, entries: entries[i : i+1]}
+			}
+		}
+	}
+	return match{}
+}
+
+// find walks the tree as envoyproxy/ratelimit does: at each entry the rule for
+// the value, else the first wildcard that fits, else the rule for any value.
+// shared is a copy of the entries with patterns in place of the values that
+// share a bucket, or nil.
+func (n *node) find(entries []Entry) (rule *Rule, shared []Entry) {
+	for i, e := range entries {
+		next := n.exact[e]
+		for w := 0; next == nil && w < len(n.wildcards); w++ {
+			if c := &n.wildcards[w]; c.key == e.Key && strings.HasPrefix(e.Value, c.prefix) {
+				next = c.node
+				if c.shared != "" {
+					if shared == nil {
+						shared = append([]Entry(nil), entries...)
+					}
+					shared[i].Value = c.shared
+				}
+			}
+		}
+		if next == nil {
+			if next = n.exact[Entry{Key: e.Key}]; next == nil {
+				return nil, nil
+			}
+		}
+		n = next
+	}
+	return n.rule, shared
+}
+
+// tier returns the limits of the tier that the entries name.
+func (d *domain) tier(entries []Entry) *Rule {
+	for i := range entries {
+		if entries[i].Key == d.tierEntry {
+			if rule := d.tiers[entries[i].Value]; rule != nil {
+				return rule
+			}
+			break
+		}
+	}
+	return d.defaultTier
+}
+
+// cost returns what a request costs by its entries.
+func (d *domain) cost(rule *Rule, entries []Entry) uint64 {
+	if rule != nil && rule.cost > 0 {
+		return rule.cost
+	}
+	if d.costs != nil {
+		for i := range entries {
+			if entries[i].Key == d.costEntry {
+				if c, ok := d.costs[entries[i].Value]; ok {
+					return c
+				}
+				break
+			}
+		}
+	}
+	return d.defaultCost
+}

@@ -1,0 +1,225 @@
+package ratelimit
+
+import (
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+//go:embed lua/decide.lua
+var decideLua string
+
+// MaxBatch is the largest number of demands for one call of [Redis.Take].
+// A larger one would hold up everyone else on the server.
+const MaxBatch = 64
+
+// Redis is a [Store] on a Redis server, Sentinel or Cluster. It reads the
+// clock of the server, never its own. Use [NewRedis].
+//
+// All buckets of a demand are decided in one script. On a Cluster a script
+// may only touch keys with the same hash tag, so there the buckets of a user
+// and those of the system are charged in two steps, the user's first, and
+// what the first step took is returned where the second denies.
+type Redis struct {
+	client  redis.UniversalClient
+	script  *redis.Script
+	cluster bool
+}
+
+// NewRedis returns a store on client. cluster says that the keys of a script
+// must share a hash tag.
+func NewRedis(client redis.UniversalClient, cluster bool) *Redis {
+	return &Redis{client: client, script: redis.NewScript(decideLua), cluster: cluster}
+}
+
+// Load puts the script into the server, so that the first decision need not
+// send it, and shows whether the server answers.
+func (r *Redis) Load(ctx context.Context) error {
+	if err := r.script.Load(ctx, r.client).Err(); err != nil {
+		return fmt.Errorf("load the decision script: %w", err)
+	}
+	return nil
+}
+
+// Take implements [Store].
+func (r *Redis) Take(ctx context.Context, demands []*Demand) error {
+	if len(demands) > MaxBatch {
+		return fmt.Errorf("%d demands in one batch: at most %d", len(demands), MaxBatch)
+	}
+	if !r.cluster {
+		return r.run(ctx, demands)
+	}
+	for _, d := range demands {
+		if err := r.inSteps(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run decides demands whose keys may all stand in one script.
+func (r *Redis) run(ctx context.Context, demands []*Demand) error {
+	keys, args := arguments(demands)
+	reply, err := r.script.Run(ctx, r.client, keys, args...).Slice()
+	if err != nil {
+		return fmt.Errorf("decide in redis: %w", err)
+	}
+	return results(reply, demands)
+}
+
+func arguments(demands []*Demand) (keys []string, args []any) {
+	n := 0
+	for _, d := range demands {
+		n += len(d.Charges)
+	}
+	keys, args = make([]string, 0, n), make([]any, 0, 4*n+len(demands))
+	for _, d := range demands {
+		args = append(args, len(d.Charges))
+		for i := range d.Charges {
+			c := &d.Charges[i]
+			keys = append(keys, c.Key)
+			args = append(args, c.Period, c.Capacity, c.Need, c.Cost)
+		}
+	}
+	return keys, args
+}
+
+var errReply = errors.New("the decision script's reply has another shape")
+
+// results reads the script's reply into the demands.
+func results(reply []any, demands []*Demand) error {
+	if len(reply) == 0 {
+		return errReply
+	}
+	now, ok := reply[0].(int64)
+	if !ok {
+		return errReply
+	}
+	reply = reply[1:]
+	for _, d := range demands {
+		if len(reply) <= len(d.Charges) {
+			return errReply
+		}
+		allowed, ok := reply[0].(int64)
+		if !ok {
+			return errReply
+		}
+		d.Now, d.Allowed = now, allowed == 1
+		for i := range d.Charges {
+			if d.Charges[i].Level, ok = reply[1+i].(int64); !ok {
+				return errReply
+			}
+		}
+		reply = reply[1+len(d.Charges):]
+	}
+	return nil
+}
+
+// inSteps decides a demand whose buckets may live on several servers: one
+// group of buckets with the same hash tag after the other.
+func (r *Redis) inSteps(ctx context.Context, d *Demand) error {
+	groups := byTag(d.Charges)
+	if len(groups) == 1 {
+		return r.run(ctx, []*Demand{d})
+	}
+	var taken []*Demand
+	allowed := true
+	for _, g := range groups {
+		if !allowed {
+			// Already denied: ask the others only for their state.
+			for i := range g.Charges {
+				g.Charges[i].Cost = 0
+			}
+		}
+		if err := r.run(ctx, []*Demand{g}); err != nil {
+			return errors.Join(err, r.giveBack(ctx, taken))
+		}
+		if !g.Allowed {
+			allowed = false
+			continue
+		}
+		taken = append(taken, g)
+	}
+	if !allowed {
+		if err := r.giveBack(ctx, taken); err != nil {
+			return err
+		}
+	}
+	d.Allowed = allowed
+	for _, g := range groups {
+		d.Now = max(d.Now, g.Now)
+		for i := range g.Charges {
+			for j := range d.Charges {
+				if d.Charges[j].Key == g.Charges[i].Key {
+					d.Charges[j].Level = g.Charges[i].Level
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// giveBack returns what groups of a denied demand had taken, and sets their
+// levels to what they are afterwards. It is not bound to the request's
+// deadline, only to the client's own.
+func (r *Redis) giveBack(ctx context.Context, taken []*Demand) error {
+	for _, g := range taken {
+		refund := &Demand{Charges: append([]Charge(nil), g.Charges...)}
+		for i := range refund.Charges {
+			c := &refund.Charges[i]
+			c.Need, c.Cost = 0, -c.Cost
+		}
+		if err := r.run(context.WithoutCancel(ctx), []*Demand{refund}); err != nil {
+			return fmt.Errorf("return what a denied request took: %w", err)
+		}
+		for i := range g.Charges {
+			g.Charges[i].Level = refund.Charges[i].Level
+		}
+	}
+	return nil
+}
+
+// byTag splits charges by the hash tag of their keys, in order.
+func byTag(charges []Charge) []*Demand {
+	var groups []*Demand
+	for _, c := range charges {
+		found := false
+		for _, g := range groups {
+			if hashTag(g.Charges[0].Key) == hashTag(c.Key) {
+				g.Charges = append(g.Charges, c)
+				found = true
+				break
+			}
+		}
+		if !found {
+			groups = append(groups, &Demand{Charges: []Charge{c}})
+		}
+	}
+	return groups
+}
+
+// hashTag is the part of a key that decides on which server of a Cluster it
+// lives: what stands between the first braces, or all of it.
+func hashTag(key string) string {
+	if open := strings.IndexByte(key, '{'); open >= 0 {
+		if end := strings.IndexByte(key[open+1:], '}'); end > 0 {
+			return key[open+1 : open+1+end]
+		}
+	}
+	return key
+}
+
+// Reset forgets buckets, which makes them full.
+func (r *Redis) Reset(ctx context.Context, keys ...string) error {
+	for _, k := range keys {
+		if err := r.client.Del(ctx, k).Err(); err != nil {
+			return fmt.Errorf("reset bucket %s: %w", strconv.Quote(k), err)
+		}
+	}
+	return nil
+}
