@@ -95,8 +95,11 @@ type Conn struct {
 	embedded  *embedded
 }
 
-// Open makes the connection of a validated configuration.
+// Open makes the connection of a validated configuration. The client library's
+// own log, which has one destination in a process, goes to o.Log as debug: what
+// matters is said by Watch, once a change.
 func Open(cfg Config, o Options) (*Conn, error) {
+	redis.SetLogger(libraryLog{o.Log})
 	if o.Name == "" {
 		o.Name = "redis"
 	}
@@ -111,6 +114,7 @@ func Open(cfg Config, o Options) (*Conn, error) {
 		WriteTimeout:    cfg.Timeout,
 		PoolTimeout:     cfg.Timeout,
 		MaxRetries:      -1,
+		DialerRetries:   1,
 		DisableIdentity: true,
 		// Callers' deadlines hold on the socket too.
 		ContextTimeoutEnabled: true,
@@ -135,7 +139,7 @@ func Open(cfg Config, o Options) (*Conn, error) {
 			options.TLSConfig.ServerName = single.TLSConfig.ServerName
 			single.TLSConfig = options.TLSConfig
 		}
-		single.PoolSize, single.MaxRetries = options.PoolSize, -1
+		single.PoolSize, single.MaxRetries, single.DialerRetries = options.PoolSize, -1, 1
 		single.DialTimeout, single.ReadTimeout, single.WriteTimeout, single.PoolTimeout = options.DialTimeout, options.ReadTimeout, options.WriteTimeout, options.PoolTimeout
 		single.ContextTimeoutEnabled, single.DisableIdentity = true, true
 		c.UniversalClient = redis.NewClient(single)
@@ -152,6 +156,13 @@ func Open(cfg Config, o Options) (*Conn, error) {
 		c.UniversalClient = redis.NewUniversalClient(options)
 	}
 	return c, c.instrument(o)
+}
+
+type libraryLog struct{ log *slog.Logger }
+
+// Printf implements the library's logger.
+func (l libraryLog) Printf(ctx context.Context, format string, v ...any) {
+	l.log.DebugContext(ctx, "redis client", "message", fmt.Sprintf(format, v...))
 }
 
 func (c *Conn) instrument(o Options) error {

@@ -1,0 +1,281 @@
+// Package gate decides one request: it asks the parts in order — route rule,
+// client address, token, revocation, requirements, flags — and puts their
+// answers together.
+//
+// It knows neither Envoy nor HTTP servers: adapters make a Request of what they
+// were asked and an answer of the Outcome. Identity fails closed: where a part
+// cannot be asked, the request is refused with 503, never let through.
+package gate
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/authn"
+	"github.com/tollgate-proxy/tollgate/internal/flag"
+	"github.com/tollgate-proxy/tollgate/internal/policy"
+	"github.com/tollgate-proxy/tollgate/internal/revocation"
+)
+
+// Codes of refusals that begin here; the others are those of authn, policy and
+// revocation.
+const (
+	CodeUnavailable = "dependency_unavailable"
+	// CodeMalformed: what Envoy sent is no request that can be judged.
+	CodeMalformed = "request_malformed"
+)
+
+// TierAnonymous is the tier of a caller without a token.
+const TierAnonymous = "anonymous"
+
+// Request is what is known of a request before it is judged. Strings are as the
+// client sent them, after Envoy's normalisation.
+type Request struct {
+	Host, Method string
+	// Path is the request target, with its query.
+	Path string
+	// Authorization, Cookie and TokenHeader are the headers that may hold the
+	// token; TokenHeader is the one that the configuration names.
+	Authorization, Cookie, TokenHeader string
+	// Address is the trusted client address; the zero value where it is unknown.
+	Address netip.Addr
+	// ID is the request id, for logs.
+	ID string
+}
+
+// Outcome is the decision about a Request.
+type Outcome struct {
+	Allowed bool
+	// Status, Code and Detail are for the client where the request is refused.
+	Status       int
+	Code, Detail string
+	// Principal is the caller; nil for an anonymous one.
+	Principal *authn.Principal
+	// Route is the rule that decided; nil where the request was malformed.
+	Route *policy.Route
+	// Tier is never empty.
+	Tier string
+	// Address is the request's.
+	Address netip.Addr
+	// Subject is whom flags were evaluated for, and FlagSet the definitions at
+	// that moment; nil where the request is refused.
+	FlagSet *flag.Set
+	Subject flag.Subject
+	// Now is the time of the decision.
+	Now time.Time
+}
+
+// Verifier finds and verifies tokens.
+type Verifier interface {
+	Extract(authorization, cookie, header string) (authn.Credential, error)
+	Verify(token string, now time.Time) (*authn.Principal, error)
+}
+
+// Denylist says whether a verified token has been revoked.
+type Denylist interface {
+	Check(ctx context.Context, t *revocation.Token, now time.Time, p revocation.Policy) (revocation.Verdict, error)
+}
+
+// Flags offers the current definitions.
+type Flags interface {
+	Current() *flag.Set
+}
+
+// Options are the parts of a Gate. All are required.
+type Options struct {
+	Verifier Verifier
+	Denylist Denylist
+	Flags    Flags
+	Routes   *policy.Set
+	Log      *slog.Logger
+	Metrics  *Metrics
+	Now      func() time.Time
+}
+
+// Gate decides requests. It is safe for concurrent use.
+type Gate struct {
+	verifier Verifier
+	denylist Denylist
+	flags    Flags
+	routes   atomic.Pointer[policy.Set]
+	log      *slog.Logger
+	metrics  *Metrics
+	now      func() time.Time
+}
+
+// New makes a gate.
+func New(o Options) *Gate {
+	g := &Gate{verifier: o.Verifier, denylist: o.Denylist, flags: o.Flags, log: o.Log, metrics: o.Metrics, now: o.Now}
+	g.routes.Store(o.Routes)
+	return g
+}
+
+// SetRoutes swaps the route rules.
+func (g *Gate) SetRoutes(routes *policy.Set) { g.routes.Store(routes) }
+
+// Decide decides the request. It may ask Redis, where a route rule or the strict
+// mode says so, and then waits no longer than ctx.
+func (g *Gate) Decide(ctx context.Context, r *Request) Outcome {
+	o := Outcome{Now: g.now(), Tier: TierAnonymous, Address: r.Address}
+	g.decide(ctx, r, &o)
+	g.metrics.observe(&o, g.now().Sub(o.Now))
+	return o
+}
+
+func (g *Gate) decide(ctx context.Context, r *Request, o *Outcome) {
+	if r.Method == "" || r.Path == "" {
+		o.refuse(http.StatusBadRequest, CodeMalformed, "The gateway was asked about a request without method or path.")
+		return
+	}
+	match := g.routes.Load().Match(r.Host, r.Method, r.Path)
+	o.Route = match.Route
+	if d := policy.DecideAddress(match.Route, r.Address); !d.Allowed {
+		o.refuse(d.Status, d.Code, d.Detail)
+		return
+	}
+	var caller *authn.Principal
+	if match.WantsToken() {
+		var goOn bool
+		if caller, goOn = g.authenticate(ctx, r, match.Route, o); !goOn {
+			return
+		}
+	}
+	if match.Route.Access != policy.Public { // there the token is for a shadow rule's eyes alone
+		o.Principal = caller
+		if caller != nil {
+			o.Tier = caller.Tier
+		}
+	}
+	subject := subjectOf(o.Principal, r.Address)
+	decision := policy.Decide(match.Route, &subject)
+	if match.Shadow != nil && decision.Allowed {
+		g.shadow(r, match.Shadow, caller)
+	}
+	if !decision.Allowed {
+		o.refuse(decision.Status, decision.Code, decision.Detail)
+		return
+	}
+	o.Allowed = true
+	o.FlagSet = g.flags.Current()
+	if p := o.Principal; p != nil {
+		o.Subject = flag.Subject{Key: p.Subject, Tier: p.Tier, Roles: p.Roles}
+	} else {
+		o.Subject = flag.Subject{Anonymous: true, Tier: TierAnonymous}
+		if r.Address.IsValid() {
+			o.Subject.Key = r.Address.String()
+		}
+	}
+}
+
+func subjectOf(p *authn.Principal, address netip.Addr) policy.Subject {
+	if p == nil {
+		return policy.Subject{Tier: TierAnonymous, Address: address}
+	}
+	return policy.Subject{
+		Authenticated: true, Tier: p.Tier, Address: address,
+		Roles: p.Roles, Scopes: p.Scopes, Consents: p.Consents,
+	}
+}
+
+// authenticate finds the caller; nil is an anonymous one. It reports whether to
+// go on: where not, the outcome is a refusal. On a public route nothing about
+// the token refuses the request.
+func (g *Gate) authenticate(ctx context.Context, r *Request, route *policy.Route, o *Outcome) (*authn.Principal, bool) {
+	public := route.Access == policy.Public
+	principal, err := g.verify(r, o.Now)
+	if err != nil {
+		var e *authn.Error
+		switch {
+		case public:
+			return nil, true
+		case !errors.As(err, &e):
+			o.refuse(http.StatusServiceUnavailable, CodeUnavailable, "The token cannot be judged at the moment.")
+			return nil, false
+		case e.Code == authn.CodeMissing:
+			return nil, true // the route's requirements say whether that matters
+		}
+		o.refuse(statusOf(e.Code), e.Code, e.Public)
+		return nil, false
+	}
+	token := revocation.Token{
+		Digest: principal.SigningInput, Issuer: principal.Issuer, TokenID: principal.TokenID,
+		Session: principal.Session, Subject: principal.Subject, ClientID: principal.ClientID,
+		IssuedAt: principal.IssuedAt, ExpiresAt: principal.ExpiresAt, Version: principal.Version,
+	}
+	verdict, err := g.denylist.Check(ctx, &token, o.Now, stalePolicy(route.OnStale))
+	switch {
+	case public && (err != nil || verdict.Revoked):
+		return nil, true
+	case err != nil:
+		o.refuse(http.StatusServiceUnavailable, CodeUnavailable, "It is not known at the moment whether the token has been revoked.")
+		return nil, false
+	case verdict.Revoked:
+		o.refuse(http.StatusUnauthorized, string(verdict.Code), revokedDetail(verdict.Code))
+		return nil, false
+	}
+	return principal, true
+}
+
+func (g *Gate) verify(r *Request, now time.Time) (*authn.Principal, error) {
+	credential, err := g.verifier.Extract(r.Authorization, r.Cookie, r.TokenHeader)
+	if err != nil {
+		return nil, err
+	}
+	if credential.Scheme != authn.Bearer {
+		return nil, errProofUnsupported
+	}
+	return g.verifier.Verify(credential.Token, now)
+}
+
+// errProofUnsupported refuses a token that wants a proof beside it.
+var errProofUnsupported error = &authn.Error{
+	Code:   authn.CodeInvalid,
+	Public: "Tokens of the DPoP scheme are not accepted here.",
+}
+
+// shadow reports that a rule which is not in force would have refused what the
+// rule in force allows.
+func (g *Gate) shadow(r *Request, rule *policy.Route, caller *authn.Principal) {
+	subject := subjectOf(caller, r.Address)
+	would := policy.Decide(rule, &subject)
+	if would.Allowed {
+		return
+	}
+	g.metrics.shadowed(rule.Name, would.Code)
+	g.log.Info("shadow rule would have refused", "rule", rule.Name, "code", would.Code,
+		"requirement", would.Requirement, "request_id", r.ID)
+}
+
+func (o *Outcome) refuse(status int, code, detail string) {
+	o.Allowed, o.Status, o.Code, o.Detail = false, status, code, detail
+}
+
+func statusOf(code string) int {
+	if code == authn.CodeUnavailable {
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusUnauthorized
+}
+
+func revokedDetail(code revocation.Code) string {
+	if code == revocation.CodeSessionEnded {
+		return "The session has ended."
+	}
+	return "The token has been revoked."
+}
+
+func stalePolicy(s policy.Stale) revocation.Policy {
+	switch s {
+	case policy.AskRedis:
+		return revocation.AskRedis
+	case policy.ServeStale:
+		return revocation.ServeStale
+	default:
+		return revocation.FailClosed
+	}
+}

@@ -1,0 +1,336 @@
+package gate_test
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/authn"
+	"github.com/tollgate-proxy/tollgate/internal/config"
+	"github.com/tollgate-proxy/tollgate/internal/flag"
+	"github.com/tollgate-proxy/tollgate/internal/gate"
+	"github.com/tollgate-proxy/tollgate/internal/policy"
+	"github.com/tollgate-proxy/tollgate/internal/redistest"
+	"github.com/tollgate-proxy/tollgate/internal/revocation"
+)
+
+const routes = `
+policy:
+  endpoints: [{name: ml, cost: 5}]
+  routes:
+  - {name: public, match: {prefix: /public}, access: public}
+  - {name: optional, match: {prefix: /optional}, access: optional, endpoint: ml}
+  - {name: shadowed, match: {prefix: /open}, shadow: true, require: {roles_any: [boss]}}
+  - {name: open, match: {prefix: /open}, access: public}
+  - {name: inside, match: {prefix: /inside}, require: {addresses: [10.0.0.0/8]}}
+  - {name: admin, match: {prefix: /admin}, require: {roles_any: [admin]}}
+  - {name: consent, match: {prefix: /consent}, require: {consents: [analytics]}}
+  - {name: stale, match: {prefix: /stale}, on_stale: serve_stale}
+  - {name: ask, match: {prefix: /ask}, on_stale: ask_redis}
+  - {name: api, match: {prefix: /api}, flags: [beta]}
+`
+
+const flags = `
+flags:
+  beta: {state: ENABLED, variants: {on: true, off: false}, defaultVariant: "on"}
+  other: {state: ENABLED, variants: {on: true, off: false}, defaultVariant: "off"}
+`
+
+// parts are the real ones: what a request meets in authz.
+type parts struct {
+	gate    *gate.Gate
+	store   *revocation.Store
+	minter  *authn.Minter
+	metrics *prometheus.Registry
+	log     *bytes.Buffer
+	redis   *redistest.Process
+	client  *redis.Client
+}
+
+// compileRoutes reads the rules as authz does.
+func compileRoutes(t testing.TB, yaml string) *policy.Set {
+	t.Helper()
+	type root struct {
+		Policy policy.Config `yaml:"policy"`
+	}
+	cfg, err := config.Decode("routes.yaml", []byte(yaml), root{policy.Default()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := policy.Compile(cfg.Policy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return set
+}
+
+type fixedFlags struct{ set *flag.Set }
+
+func (f fixedFlags) Current() *flag.Set { return f.set }
+
+func newParts(t testing.TB, synchronise bool) *parts {
+	t.Helper()
+	p := &parts{metrics: prometheus.NewRegistry(), log: &bytes.Buffer{}}
+	key := filepath.Join(t.TempDir(), "key.pem")
+	minter, err := authn.NewMinter(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.minter = minter
+	cfg := authn.Default()
+	cfg.Development.KeyFile = config.Path(key)
+	verifier, err := authn.New(cfg, authn.Options{Development: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.redis = redistest.NewProcess(t)
+	p.client = redistest.Client(t, p.redis.Addr())
+	o := revocation.Options{MaxStaleness: time.Minute, Heartbeat: 10 * time.Millisecond, MaxLifetime: verifier.MaxLifetime(), Leeway: verifier.Leeway()}
+	replica, err := revocation.NewReplica(p.client, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.store, err = revocation.NewStore(p.client, replica, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if synchronise {
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error, 1)
+		go func() { done <- replica.Run(ctx) }()
+		t.Cleanup(func() {
+			cancel()
+			<-done
+		})
+		deadline := time.NewTimer(10 * time.Second)
+		defer deadline.Stop()
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for !replica.Ready() {
+			select {
+			case <-deadline.C:
+				t.Fatal("the replica is not ready")
+			case <-tick.C:
+			}
+		}
+	}
+	definitions, err := flag.Parse("flags.yaml", []byte(flags))
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := flag.Compile(definitions)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.gate = gate.New(gate.Options{
+		Verifier: verifier, Denylist: revocation.NewGuard(p.store, replica, false), Flags: fixedFlags{set},
+		Routes: compileRoutes(t, routes), Log: slog.New(slog.NewTextHandler(p.log, nil)),
+		Metrics: gate.NewMetrics(p.metrics), Now: time.Now,
+	})
+	return p
+}
+
+func (p *parts) mint(t testing.TB, o authn.MintOptions) string {
+	t.Helper()
+	if o.User == "" {
+		o.User = "ada"
+	}
+	token, err := p.minter.Mint(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
+func (p *parts) decide(t testing.TB, path, token string) gate.Outcome {
+	t.Helper()
+	r := gate.Request{Host: "api.example.com", Method: "GET", Path: path, ID: "r-1", Address: netip.MustParseAddr("192.0.2.7")}
+	if token != "" {
+		r.Authorization = "Bearer " + token
+	}
+	return p.gate.Decide(t.Context(), &r)
+}
+
+func TestDecisions(t *testing.T) {
+	p := newParts(t, true)
+	plain := p.mint(t, authn.MintOptions{Tier: "premium", Session: "s-1"})
+	admin := p.mint(t, authn.MintOptions{Roles: []string{"admin"}, Consents: []string{"analytics"}})
+	expired := p.mint(t, authn.MintOptions{TTL: -time.Hour})
+	forged := plain[:len(plain)-6] + "AAAAAA"
+	for name, c := range map[string]struct {
+		path, token string
+		status      int
+		code        string
+		tier        string
+	}{
+		"no token":                    {"/api/x", "", 401, "token_missing", "anonymous"},
+		"good token":                  {"/api/x?q=1", plain, 0, "", "premium"},
+		"forged token":                {"/api/x", forged, 401, "token_invalid", "anonymous"},
+		"expired token":               {"/api/x", expired, 401, "token_expired", "anonymous"},
+		"garbage":                     {"/api/x", "garbage", 401, "token_malformed", "anonymous"},
+		"100 KiB of token":            {"/api/x", strings.Repeat("a", 100<<10), 401, "token_malformed", "anonymous"},
+		"no rule":                     {"/nowhere", plain, 403, "route_denied", "anonymous"},
+		"public":                      {"/public", "", 0, "", "anonymous"},
+		"public ignores a bad token":  {"/public", forged, 0, "", "anonymous"},
+		"public ignores a good one":   {"/public", plain, 0, "", "anonymous"},
+		"optional without":            {"/optional", "", 0, "", "anonymous"},
+		"optional with":               {"/optional", plain, 0, "", "premium"},
+		"optional with a bad one":     {"/optional", expired, 401, "token_expired", "anonymous"},
+		"role missing":                {"/admin", plain, 403, "role_required", "premium"},
+		"role there":                  {"/admin", admin, 0, "", "free"},
+		"consent missing":             {"/consent", plain, 403, "consent_required", "premium"},
+		"consent there":               {"/consent", admin, 0, "", "free"},
+		"address first, token unseen": {"/inside", forged, 403, "address_denied", "anonymous"},
+		"shadow changes nothing":      {"/open", plain, 0, "", "anonymous"},
+		"shadow with a bad token":     {"/open", forged, 0, "", "anonymous"},
+		"a path that is none":         {"no-slash", plain, 403, "route_denied", "anonymous"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := p.decide(t, c.path, c.token)
+			if o.Allowed != (c.status == 0) || o.Status != c.status || o.Code != c.code || o.Tier != c.tier {
+				t.Errorf("got %v %d %s, tier %s", o.Allowed, o.Status, o.Code, o.Tier)
+			}
+			if !o.Allowed && o.Detail == "" {
+				t.Error("a refusal without a word")
+			}
+			if o.Route == nil || o.Route.Endpoint == "" {
+				t.Error("no endpoint class")
+			}
+		})
+	}
+	if !strings.Contains(p.log.String(), "rule=shadowed") {
+		t.Errorf("the shadow rule is silent: %s", p.log)
+	}
+	if n := testutil.CollectAndCount(p.metrics, "tollgate_authz_decisions_total"); n < 8 {
+		t.Errorf("%d counters", n)
+	}
+	if strings.Contains(p.log.String(), plain) {
+		t.Error("a token is logged")
+	}
+}
+
+func TestMalformed(t *testing.T) {
+	p := newParts(t, true)
+	for _, r := range []gate.Request{{}, {Method: "GET"}, {Path: "/api"}} {
+		if o := p.gate.Decide(t.Context(), &r); o.Allowed || o.Status != 400 || o.Code != gate.CodeMalformed || o.Route != nil {
+			t.Errorf("%+v: %+v", r, o)
+		}
+	}
+}
+
+func TestPrincipalAndFlags(t *testing.T) {
+	p := newParts(t, true)
+	o := p.decide(t, "/api/x", p.mint(t, authn.MintOptions{User: "ada", Tier: "premium", Session: "s-1"}))
+	if !o.Allowed || o.Principal.Subject != "ada" || o.Principal.Session != "s-1" || o.Subject.Key != "ada" || o.Subject.Anonymous {
+		t.Errorf("got %+v", o)
+	}
+	if got := string(o.FlagSet.AppendHeader(nil, &o.Subject, o.Route.Flags, o.Now)); got != "beta=on" {
+		t.Errorf("flags %q", got)
+	}
+	o = p.decide(t, "/public", "")
+	if !o.Subject.Anonymous || o.Subject.Key != "192.0.2.7" {
+		t.Errorf("an anonymous subject is %+v", o.Subject)
+	}
+}
+
+func TestTheVeryNextRequestAfterARevocation(t *testing.T) {
+	p := newParts(t, true)
+	token := p.mint(t, authn.MintOptions{User: "ada", Session: "s-1"})
+	same := p.mint(t, authn.MintOptions{User: "ada", Session: "s-1"})
+	other := p.mint(t, authn.MintOptions{User: "bob", Session: "s-2"})
+	o := p.decide(t, "/api", token)
+	if !o.Allowed {
+		t.Fatalf("refused before: %+v", o)
+	}
+	revoke := func(r revocation.Revocation) {
+		t.Helper()
+		if _, err := p.store.Revoke(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	revoke(revocation.Revocation{Kind: revocation.KindToken, Digest: o.Principal.SigningInput, ExpiresAt: o.Principal.ExpiresAt})
+	if o := p.decide(t, "/api", token); o.Code != "token_revoked" || o.Status != 401 {
+		t.Errorf("after the revocation: %+v", o)
+	}
+	if o := p.decide(t, "/optional", token); o.Code != "token_revoked" {
+		t.Errorf("an optional route takes a revoked token: %+v", o)
+	}
+	if o := p.decide(t, "/public", token); !o.Allowed || o.Principal != nil {
+		t.Errorf("a public route: %+v", o)
+	}
+	if o := p.decide(t, "/api", same); !o.Allowed {
+		t.Errorf("another token of the session: %+v", o)
+	}
+	revoke(revocation.Revocation{Kind: revocation.KindSession, ID: "s-1"})
+	if o := p.decide(t, "/api", same); o.Code != "session_ended" || o.Status != 401 {
+		t.Errorf("after the session's end: %+v", o)
+	}
+	if o := p.decide(t, "/api", other); !o.Allowed {
+		t.Errorf("somebody else: %+v", o)
+	}
+}
+
+// Before the first synchronisation nothing is known about revocations: identity
+// fails closed, and a route that asks Redis asks it.
+func TestUnknownRevocationsFailClosed(t *testing.T) {
+	p := newParts(t, false)
+	token := p.mint(t, authn.MintOptions{})
+	for _, path := range []string{"/api", "/stale"} {
+		if o := p.decide(t, path, token); o.Status != 503 || o.Code != "dependency_unavailable" {
+			t.Errorf("%s: %+v", path, o)
+		}
+	}
+	if o := p.decide(t, "/public", token); !o.Allowed {
+		t.Errorf("a public route needs no revocations: %+v", o)
+	}
+	if o := p.decide(t, "/ask", token); !o.Allowed {
+		t.Errorf("Redis could have been asked: %+v", o)
+	}
+	p.redis.Kill()
+	if o := p.decide(t, "/ask", token); o.Status != 503 {
+		t.Errorf("without Redis: %+v", o)
+	}
+}
+
+func TestRoutesAreSwapped(t *testing.T) {
+	p := newParts(t, true)
+	if o := p.decide(t, "/api", ""); o.Allowed {
+		t.Fatal("open before")
+	}
+	p.gate.SetRoutes(compileRoutes(t, "policy: {routes: [{name: all, access: public}]}"))
+	if o := p.decide(t, "/api", ""); !o.Allowed {
+		t.Errorf("after the swap: %+v", o)
+	}
+}
+
+func TestDPoPIsNotTakenForBearer(t *testing.T) {
+	p := newParts(t, true)
+	r := gate.Request{Host: "h", Method: "GET", Path: "/api", Authorization: "DPoP " + p.mint(t, authn.MintOptions{})}
+	if o := p.gate.Decide(t.Context(), &r); o.Status != 401 || o.Code != "token_invalid" {
+		t.Errorf("got %+v", o)
+	}
+}
+
+func BenchmarkDecide(b *testing.B) {
+	p := newParts(b, true)
+	r := gate.Request{
+		Host: "api.example.com", Method: "GET", Path: "/api/items/1",
+		Authorization: "Bearer " + p.mint(b, authn.MintOptions{Tier: "premium", Session: "s-1", Roles: []string{"a", "b"}}),
+		Address:       netip.MustParseAddr("192.0.2.7"),
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if o := p.gate.Decide(context.Background(), &r); !o.Allowed {
+			b.Fatalf("%+v", o)
+		}
+	}
+}
