@@ -49,7 +49,8 @@ func ContractPorts() Ports {
 		Pyproxy2HTTP: 8113, Pyproxy2Ops: 7113,
 		ServiceML: 9201, ServiceNLP: 9202, ServiceFraud: 9203, ServiceData: 9204, ServiceBlockchain: 9205,
 		EchoBackend: 8080,
-		RedisServer: 6379,
+		// Not 6379: a Redis of the machine may be there.
+		RedisServer: 16379,
 	}
 }
 

@@ -51,7 +51,7 @@ func redisProbe(address string) func(context.Context) error {
 		if err := conn.SetDeadline(time.Now().Add(probeTimeout)); err != nil {
 			return err
 		}
-		if _, err := io.WriteString(conn, "PING\r\n"); err != nil {
+		if _, err := io.WriteString(conn, "*1\r\n$4\r\nPING\r\n"); err != nil {
 			return err
 		}
 		line, err := bufio.NewReader(conn).ReadString('\n')

@@ -84,17 +84,24 @@ type Options struct {
 	// ReadyWithin bounds the wait for each part; default 60 s. Grace bounds how
 	// long a part may take to stop before it is killed; default 10 s.
 	ReadyWithin, Grace time.Duration
-	// Progress, when set, hears of each part: "start" and then "ready" (with what
-	// it took), and "stopped". OnExit, when set, hears of a part that ended by
+	// Progress, when set, hears of each part. OnExit, when set, hears of a part that ended by
 	// itself. Both are called from several goroutines, one call at a time.
 	Progress func(Progress)
 	OnExit   func(*ExitError)
 }
 
+// The steps of a Progress.
+const (
+	StepStart   = "start"
+	StepReady   = "ready"
+	StepStopped = "stopped"
+)
+
 // Progress is one step of a start or a stop.
 type Progress struct {
 	Part, Step string
-	Took       time.Duration
+	// Took is zero for StepStart.
+	Took time.Duration
 }
 
 // Status is what is known of a part.
@@ -226,11 +233,11 @@ func (s *Stack) launch(ctx context.Context, c *component) error {
 	ctx, cancel := context.WithTimeout(ctx, s.options.ReadyWithin)
 	defer cancel()
 	begin := time.Now()
-	s.progress(Progress{Part: c.name, Step: "start"})
+	s.progress(Progress{Part: c.name, Step: StepStart})
 	if err := c.launch(ctx, s.exited); err != nil {
 		return err
 	}
-	s.progress(Progress{Part: c.name, Step: "ready", Took: time.Since(begin)})
+	s.progress(Progress{Part: c.name, Step: StepReady, Took: time.Since(begin)})
 	return nil
 }
 
@@ -265,7 +272,7 @@ func (s *Stack) Stop() error {
 			errs = append(errs, err)
 			continue
 		}
-		s.progress(Progress{Part: c.name, Step: "stopped", Took: time.Since(begin)})
+		s.progress(Progress{Part: c.name, Step: StepStopped, Took: time.Since(begin)})
 	}
 	s.client.CloseIdleConnections()
 	return errors.Join(errs...)
@@ -329,6 +336,9 @@ func (s *Stack) Operator() Operator { return s.operator }
 
 // KeyFile returns the path of the development signing key.
 func (s *Stack) KeyFile() string { return s.options.KeyFile }
+
+// LogFolder returns the folder of the parts' logs.
+func (s *Stack) LogFolder() string { return filepath.Join(s.options.Work, "logs") }
 
 // RedisURL returns the Redis that all processes use.
 func (s *Stack) RedisURL() string {

@@ -1,0 +1,147 @@
+package stack_test
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/tollgate-proxy/tollgate/internal/envoyconf"
+)
+
+// Environment variables with which a test tells the parts' stand-ins, which are
+// this test binary, what to do.
+const (
+	roleVariable  = "STACK_TEST_ROLE"
+	dieVariable   = "STACK_TEST_DIE"   // say this and exit with 3
+	neverVariable = "STACK_TEST_NEVER" // never be ready
+)
+
+func TestMain(m *testing.M) {
+	if role := os.Getenv(roleVariable); role != "" {
+		os.Exit(play(role, os.Args[1:]))
+	}
+	os.Exit(m.Run())
+}
+
+// play stands in for Envoy, a Python service or one of our processes: it serves
+// what tells that the part is ready, until SIGTERM.
+func play(role string, arguments []string) int {
+	fmt.Println("arguments:", strings.Join(arguments, " "))
+	if last := os.Getenv(dieVariable); last != "" {
+		fmt.Println(last)
+		return 3
+	}
+	addresses, err := listens(role, arguments)
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, syscall.SIGTERM)
+	status := http.StatusOK
+	if os.Getenv(neverVariable) != "" {
+		status = http.StatusServiceUnavailable
+	}
+	failed := make(chan error, len(addresses))
+	for _, address := range addresses {
+		go func() {
+			failed <- http.ListenAndServe(address, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.WriteHeader(status)
+				for _, variable := range os.Environ() {
+					fmt.Fprintln(w, variable)
+				}
+			}))
+		}()
+	}
+	select {
+	case <-stop:
+		return 0
+	case err := <-failed:
+		fmt.Println(err)
+		return 1
+	}
+}
+
+// after returns the argument that follows a flag.
+func after(arguments []string, flag string) string {
+	for i, a := range arguments[:len(arguments)-1] {
+		if a == flag {
+			return arguments[i+1]
+		}
+	}
+	return ""
+}
+
+func listens(role string, arguments []string) ([]string, error) {
+	switch role {
+	case "python":
+		return []string{after(arguments, "--host") + ":" + after(arguments, "--port")}, nil
+	case "envoy":
+		bootstrap, err := envoyconf.Load(after(arguments, "-c"))
+		if err != nil {
+			return nil, err
+		}
+		admin := bootstrap.GetAdmin().GetAddress().GetSocketAddress()
+		listener := bootstrap.GetStaticResources().GetListeners()[0].GetAddress().GetSocketAddress()
+		return []string{
+			fmt.Sprintf("%s:%d", admin.GetAddress(), admin.GetPortValue()),
+			fmt.Sprintf("%s:%d", listener.GetAddress(), listener.GetPortValue()),
+		}, nil
+	default:
+		config, err := os.ReadFile(after(arguments, "-config"))
+		if err != nil {
+			return nil, err
+		}
+		address := regexp.MustCompile(`operations: {listen: "([^"]+)"}`).FindSubmatch(config)
+		if address == nil {
+			return nil, fmt.Errorf("no operations address in %s", config)
+		}
+		return []string{string(address[1])}, nil
+	}
+}
+
+// tree makes a root folder with configuration and stand-ins.
+func tree(t *testing.T) string {
+	t.Helper()
+	root := t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, role := range map[string]string{
+		"bin/authz": "process", "bin/ratelimit": "process", "bin/pyproxy": "process",
+		".venv/envoy/bin/envoy": "envoy", ".venv/services/bin/python": "python",
+	} {
+		write(t, filepath.Join(root, path), fmt.Sprintf("#!/bin/sh\n%s=%s exec %s \"$@\"\n", roleVariable, role, self), 0o755)
+	}
+	for name, config := range map[string]string{
+		"authz":     `operations: {listen: "127.0.0.1:7101"}`,
+		"ratelimit": `operations: {listen: "127.0.0.1:7102"}`,
+		"pyproxy":   "listen: 127.0.0.1:8103 # the public side\noperations: {listen: \"127.0.0.1:7103\"}\nupstreams: [\"127.0.0.1:9201\", \"example.com:9201\"]",
+	} {
+		write(t, filepath.Join(root, "config", name+".yaml"), config+"\n", 0o644)
+	}
+	if err := os.CopyFS(filepath.Join(root, "envoy"), os.DirFS(filepath.Join("..", "..", "envoy"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(root, "examples", "python-services"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+func write(t *testing.T, path, text string, mode os.FileMode) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), mode); err != nil {
+		t.Fatal(err)
+	}
+}
