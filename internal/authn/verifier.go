@@ -426,15 +426,16 @@ func (is *issuer) principal(c *compact) (verified, error) {
 	if r.err != nil {
 		return verified{}, r.err
 	}
-	for name, missing := range map[string]bool{
-		"sub": p.Subject == "", "exp": p.ExpiresAt.IsZero(),
-		"iat": p.IssuedAt.IsZero() && is.requires("iat"), "nbf": p.NotBefore.IsZero() && is.requires("nbf"),
-		"jti": p.TokenID == "" && is.requires("jti"), "sid": p.Session == "" && is.requires("sid"),
-		"client_id": p.ClientID == "" && is.requires("client_id"), "tier": tier == "" && is.requires("tier"),
-		"ver": is.claims.version.in(c.payload) == nil && is.requires("ver"), "device_id": p.Device == "" && is.requires("device_id"),
+	for _, c := range []struct {
+		name    string
+		present bool
+	}{
+		{"iat", !p.IssuedAt.IsZero()}, {"nbf", !p.NotBefore.IsZero()}, {"jti", p.TokenID != ""}, {"sid", p.Session != ""},
+		{"client_id", p.ClientID != ""}, {"tier", tier != ""}, {"ver", is.claims.version.in(c.payload) != nil}, {"device_id", p.Device != ""},
+		{"sub", p.Subject != ""}, {"exp", !p.ExpiresAt.IsZero()},
 	} {
-		if missing {
-			return verified{}, fmt.Errorf("claim %s is missing", name)
+		if !c.present && (c.name == "sub" || c.name == "exp" || slices.Contains(is.require, c.name)) {
+			return verified{}, fmt.Errorf("claim %s is missing", c.name)
 		}
 	}
 	if p.Tier, err = is.tiers.tierOf(tier); err != nil {
@@ -449,8 +450,6 @@ func (is *issuer) principal(c *compact) (verified, error) {
 	}
 	return got, got.setTimes(is)
 }
-
-func (is *issuer) requires(claim string) bool { return slices.Contains(is.require, claim) }
 
 // setTimes computes from and until, and checks the lifetime.
 func (g *verified) setTimes(is *issuer) error {
