@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,12 @@ class Process:
             return answer.status, answer.headers, answer.read()
         finally:
             connection.close()
+
+    def wait_until_affected(self) -> None:
+        """Wait until a request has met the fault in force."""
+        give_up = time.monotonic() + DEADLINE
+        while json.loads(self.request("GET", "/fault")[2])["affected"] == 0:
+            assert time.monotonic() < give_up, "no request met the fault"
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask the process to stop and return its exit code."""

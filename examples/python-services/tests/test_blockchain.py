@@ -6,8 +6,8 @@ import hashlib
 from typing import Any
 
 import pytest
-from conftest import sample
 
+from conftest import sample
 from tollgate_examples.blockchain import contracts, evm, flows, mev, wallets
 from tollgate_examples.keccak import checksum_address, keccak256, selector
 

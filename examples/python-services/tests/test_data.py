@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import sample
 
+from conftest import sample
 from tollgate_examples.data import candles, events, quotes, stream
 from tollgate_examples.problem import Refused
 

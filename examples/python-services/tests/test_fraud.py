@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import sample
 
+from conftest import sample
 from tollgate_examples.fraud.rules import RULES, Assessment, AssessRequest, Location, assess, kilometres
 
 BERLIN = {"latitude": 52.52, "longitude": 13.405}

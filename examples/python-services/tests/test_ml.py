@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from conftest import sample
 from fastapi.testclient import TestClient
 
+from conftest import sample
 from tollgate_examples.app import build
 from tollgate_examples.ml import market
 from tollgate_examples.ml.regression import SingularError, fit
@@ -64,8 +64,9 @@ def test_model_finds_the_law_of_the_market() -> None:
     rows, targets = market.simulate(20_000, seed=3, noise=0.004)
     model = fit(rows, targets, ridge=1.0)
     found = model.weights[1:] / model.scale
-    for name, weight in zip(market.NAMES, found, strict=True):
-        assert weight == pytest.approx(market.TRUE_WEIGHTS[name], rel=0.15), name
+    errors = model.residual_sd * np.sqrt(np.diag(model.inverse)[1:]) / model.scale
+    for name, weight, error in zip(market.NAMES, found, errors, strict=True):
+        assert abs(weight - market.TRUE_WEIGHTS[name]) < 4 * error, name
 
 
 def test_intervals_hold_what_they_promise() -> None:

@@ -101,9 +101,9 @@ def run(service: Service, *, host: str, port: int, faults: bool, otlp_endpoint: 
         signal.signal(number, _leave)
     try:
         server.run()
-    except SystemExit as stop:
+    except SystemExit:
         if not server.started:
-            return int(stop.code or 1)
+            return 1
     log.info("stopped")
     return 0
 

@@ -97,14 +97,15 @@ def detect(request: DetectRequest) -> DetectResponse:
 
 
 def _closes(front: Swap, back: Swap, tolerance: float) -> bool:
+    if (
+        back.sender != front.sender
+        or back.pool != front.pool
+        or back.transaction == front.transaction
+        or (back.token_in, back.token_out) != (front.token_out, front.token_in)
+    ):
+        return False
     bought, sold = int(front.amount_out), int(back.amount_in)
-    return (
-        back.sender == front.sender
-        and back.pool == front.pool
-        and back.transaction != front.transaction
-        and (back.token_in, back.token_out) == (front.token_out, front.token_in)
-        and abs(sold - bought) <= tolerance * bought
-    )
+    return abs(sold - bought) <= tolerance * bought
 
 
 def _is_victim(front: Swap, swap: Swap) -> bool:
