@@ -51,8 +51,12 @@ func (s *set) note(changed, refused bool) bool {
 // covering returns the place at which a token is covered, or -1.
 func (s *set) covering(p *prints, iat, version int64) int {
 	if s.entries.len() > 0 {
+		var absent [firstMark]bool
 		for at := range firstMark {
-			if f := p[at]; !f.zero() {
+			absent[at] = p[at].zero() || s.entries.vacant(p[at])
+		}
+		for at := range firstMark {
+			if f := p[at]; !absent[at] {
 				if _, found := s.entries.get(f); found {
 					return at
 				}

@@ -74,6 +74,14 @@ func (t *table) get(f fingerprint) (uint64, bool) {
 	}
 }
 
+// vacant tells whether the first slot for f is empty, so that f is surely not there. Asking this of several fingerprints
+// before looking any of them up lets the processor wait for their memory together instead of one after another.
+func (t *table) vacant(f fingerprint) bool {
+	s, mixed := t.place(f)
+	p := s.slots.Load()
+	return p == nil || (*p)[start(mixed, len(*p))].hi.Load() == 0
+}
+
 // merge puts word under f, combined with what is there, and tells whether anything changed. A new fingerprint is refused
 // where the table already holds limit of them (0: no limit).
 func (t *table) merge(f fingerprint, word uint64, limit int, combine func(old, new uint64) uint64) (changed, refused bool) {
