@@ -24,7 +24,7 @@ from tollgate_examples.services import SERVICES
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "samples"
 MANIFEST: list[dict[str, Any]] = json.loads((SAMPLES / "manifest.json").read_text("utf-8"))
-DEADLINE = 20.0
+DEADLINE = 60.0
 """Seconds until a test gives up on something that should have happened."""
 
 
