@@ -26,7 +26,10 @@ func (s *Stack) configs() (map[string]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("configuration of %s: %w", part, err)
 		}
-		changed := s.configure(part, data)
+		changed, err := s.configure(part, data)
+		if err != nil {
+			return nil, fmt.Errorf("configuration of %s: %s: %w", part, original, err)
+		}
 		if bytes.Equal(changed, data) {
 			paths[part] = original
 			continue
@@ -41,8 +44,9 @@ func (s *Stack) configs() (map[string]string, error) {
 	return paths, err
 }
 
-// configure gives the YAML of one of our processes the stack's addresses.
-func (s *Stack) configure(part string, yaml []byte) []byte {
+// configure gives the YAML of one of our processes the stack's addresses and its
+// operator.
+func (s *Stack) configure(part string, yaml []byte) ([]byte, error) {
 	changes := moved(s.ports)
 	if part == Pyproxy2 {
 		changes = maps.Clone(changes)
@@ -51,10 +55,14 @@ func (s *Stack) configure(part string, yaml []byte) []byte {
 		changes[contract[Pyproxy1Ops]] = s.ports[Pyproxy2Ops]
 	}
 	yaml = readdress(yaml, changes)
+	yaml, err := addOperator(yaml, s.operator)
+	if err != nil {
+		return nil, err
+	}
 	if s.options.EditConfig != nil {
 		yaml = s.options.EditConfig(part, yaml)
 	}
-	return yaml
+	return yaml, nil
 }
 
 // envoyConfig returns the path of Envoy's configuration: the shipped one, or the

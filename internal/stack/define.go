@@ -171,7 +171,10 @@ func (s *Stack) prepare() error {
 
 // settings are what a process is told through its environment.
 func (s *Stack) settings(binary string) []string {
-	settings := []string{"TOLLGATE_REDIS_URL=" + s.RedisURL()}
+	settings := []string{
+		"TOLLGATE_REDIS_URL=" + s.RedisURL(),
+		"TOLLGATE_SHUTDOWN_DRAIN_DELAY=0s", // Envoy stops first
+	}
 	if binary == "authz" {
 		settings = append(settings,
 			"TOLLGATE_MODE=development",

@@ -118,10 +118,10 @@ func tree(t *testing.T) string {
 		"bin/authz": "process", "bin/ratelimit": "process", "bin/pyproxy": "process",
 		".venv/envoy/bin/envoy": "envoy", ".venv/services/bin/python": "python",
 	} {
-		write(t, filepath.Join(root, path), fmt.Sprintf("#!/bin/sh\n%s=%s exec %s \"$@\"\n", roleVariable, role, self), 0o755)
+		write(t, filepath.Join(root, path), fmt.Sprintf("#!/bin/sh\nGORACE=atexit_sleep_ms=0 %s=%s exec %s \"$@\"\n", roleVariable, role, self), 0o755)
 	}
 	for name, config := range map[string]string{
-		"authz":     `operations: {listen: "127.0.0.1:7101"}`,
+		"authz":     "operations: {listen: \"127.0.0.1:7101\"}\nmanagement:\n  clients: [] # nobody yet",
 		"ratelimit": `operations: {listen: "127.0.0.1:7102"}`,
 		"pyproxy":   "listen: 127.0.0.1:8103 # the public side\noperations: {listen: \"127.0.0.1:7103\"}\nupstreams: [\"127.0.0.1:9201\", \"example.com:9201\"]",
 	} {

@@ -3,11 +3,11 @@ package stack_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,7 +19,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
+	"go.yaml.in/yaml/v3"
 
+	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/envoyconf"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 	"github.com/tollgate-proxy/tollgate/internal/stack"
@@ -235,6 +237,12 @@ func TestStartFails(t *testing.T) {
 			t.Cleanup(func() { _ = l.Close() })
 		}, []string{"(authz grpc) is already in use by ", "(pid " + strconv.Itoa(os.Getpid()) + ")"}},
 		{"no configuration", func(t *testing.T, o *stack.Options) { remove(t, o.Root, "config/ratelimit.yaml") }, []string{"configuration of ratelimit: "}},
+		{"clients are no list", func(t *testing.T, o *stack.Options) {
+			write(t, filepath.Join(o.Root, "config", "authz.yaml"), "management: {clients: 7}\n", 0o644)
+		}, []string{"configuration of authz: ", "management.clients is not a list"}},
+		{"configuration is no YAML", func(t *testing.T, o *stack.Options) {
+			write(t, filepath.Join(o.Root, "config", "authz.yaml"), "a: [\n", 0o644)
+		}, []string{"configuration of authz: "}},
 		{"bad envoy configuration", func(t *testing.T, o *stack.Options) {
 			write(t, filepath.Join(o.Root, "envoy", "envoy.yaml"), "static_resources: 7\n", 0o644)
 		}, []string{"envoy.yaml"}},
@@ -358,13 +366,29 @@ func TestOperatorCredential(t *testing.T) {
 	if _, err := stack.LoadOperator(o.Root); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("error %v", err)
 	}
-	var fields map[string]any
-	data, err := json.Marshal(operator)
+
+	// authz knows the hash, and the secret is in no file but the operator's.
+	data, err := os.ReadFile(filepath.Join(work, "config", "authz.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal(data, &fields); err != nil || bytes.Contains(data, []byte("Token")) {
-		t.Errorf("%s: %v", data, err)
+	var authz struct {
+		Management struct{ Clients []credential.Client }
+	}
+	if err := yaml.Unmarshal(data, &authz); err != nil {
+		t.Fatal(err)
+	}
+	authenticator, err := credential.New(authz.Management.Clients)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	r.Header.Set("Authorization", "Bearer "+s.Operator().Token)
+	if caller, ok := authenticator.Authenticate(r); !ok || !caller.Has(credential.Operator) || caller.Has(credential.Admin) {
+		t.Errorf("caller %+v, %t", caller, ok)
+	}
+	if bytes.Contains(data, []byte(s.Operator().Token)) {
+		t.Errorf("authz's configuration:\n%s", data)
 	}
 }
 
