@@ -358,6 +358,17 @@ func TestGateway(t *testing.T) {
 	t.Run("without the rate limiter requests pass", func(t *testing.T) {
 		g.limit.server.Stop()
 		g.reach(t, "/", nil)
+		// The alerts and dashboards ask for these by name.
+		_, stats := get(t, g.admin+"/stats/prometheus")
+		for _, name := range []string{
+			"envoy_cluster_ratelimit_ratelimit_failure_mode_allowed", "envoy_cluster_membership_healthy",
+			`envoy_http_downstream_rq_xx{envoy_response_code_class="5",envoy_http_conn_manager_prefix="public"}`,
+			`envoy_http_downstream_rq_time_bucket{envoy_http_conn_manager_prefix="public"`,
+		} {
+			if !strings.Contains(string(stats), name) {
+				t.Errorf("Envoy has no metric %s", name)
+			}
+		}
 	})
 
 	t.Run("an authz that does not answer is 503", func(t *testing.T) {
