@@ -6,14 +6,16 @@ import "math"
 // a string, else flagd's key followed by the targeting key. Without any there
 // is nothing to decide by.
 func (s *split) hash(e *env) (uint32, bool) {
-	var buf [192]byte
+	var t text
 	if s.bucketBy != nil {
 		if s.bucketBy.op == opCat {
-			return murmur3(s.bucketBy.appendCat(buf[:0], e)), true
+			s.bucketBy.cat(&t, e)
+			return murmur3(t.bytes()), true
 		}
 		switch v := s.bucketBy.eval(e); v.kind {
 		case kindString:
-			return murmur3(v.str), true
+			t.add(v.str)
+			return murmur3(t.bytes()), true
 		case kindNull:
 		default:
 			return 0, false
@@ -22,7 +24,9 @@ func (s *split) hash(e *env) (uint32, bool) {
 	if e.subject.Key == "" {
 		return 0, false
 	}
-	return murmur3(append(append(buf[:0], s.flagdKey...), e.subject.Key...)), true
+	t.add(s.flagdKey)
+	t.add(e.subject.Key)
+	return murmur3(t.bytes()), true
 }
 
 // fractional picks a variant by weight; null where there is nothing to bucket

@@ -44,7 +44,7 @@ func share(place uint64, total uint32) uint32 {
 }
 
 // murmur3 is MurmurHash3_x86_32 with seed 0, flagd's hash.
-func murmur3[T ~string | ~[]byte](data T) uint32 {
+func murmur3(data []byte) uint32 {
 	const c1, c2 = 0xcc9e2d51, 0x1b873593
 	h := uint32(0)
 	i := 0

@@ -249,8 +249,9 @@ func (r *rule) function(e *env) value {
 		w, also := parseSemver(b.str)
 		return boolValue(ok && also && semverHolds(v, r.constant.str, w))
 	case opCat:
-		var buf [128]byte
-		return stringValue(string(r.appendCat(buf[:0], e)))
+		var t text
+		r.cat(&t, e)
+		return stringValue(string(t.bytes()))
 	case opSubstr:
 		return stringValue(r.substr(e))
 	case opAll, opSome, opNone:
@@ -274,11 +275,10 @@ func (r *rule) function(e *env) value {
 	return value{}
 }
 
-func (r *rule) appendCat(dst []byte, e *env) []byte {
+func (r *rule) cat(t *text, e *env) {
 	for i := range r.args {
-		dst = r.args[i].eval(e).appendText(dst)
+		t.addValue(r.args[i].eval(e))
 	}
-	return dst
 }
 
 // substr counts in characters; a negative start counts from the end, a
