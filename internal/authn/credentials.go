@@ -72,7 +72,7 @@ func parseAuthorization(value string) (Credential, bool, error) {
 		return Credential{}, false, nil
 	}
 	token = strings.TrimLeft(token, " ")
-	if token == "" || strings.ContainsAny(token, " \t") {
+	if token == "" || strings.IndexByte(token, ' ') >= 0 || strings.IndexByte(token, '\t') >= 0 {
 		return Credential{}, false, errNoCredential
 	}
 	return Credential{Token: token, Scheme: scheme}, true, nil

@@ -160,7 +160,6 @@ func (v *Verifier) MaxLifetime() time.Duration {
 // verified is what came of a token whose signature is good.
 type verified struct {
 	principal *Principal
-	issuer    *issuer
 	key       *key
 	// from and until bound the times, in nanoseconds since 1970 with leeway
 	// included, at which the token is good.
@@ -444,7 +443,7 @@ func (is *issuer) principal(c *compact) (verified, error) {
 	if p.Session == "" {
 		p.Session = p.TokenID
 	}
-	got := verified{principal: p, issuer: is}
+	got := verified{principal: p}
 	if got.bound, err = bindingOf(c.payload["cnf"]); err != nil {
 		return verified{}, err
 	}
