@@ -114,8 +114,8 @@ func (c EndpointConfig) Validate(r *config.Report) {
 
 // Validate reports what is wrong with the rule.
 func (c RouteConfig) Validate(r *config.Report) {
-	if !isName(c.Name) || c.Name == unmatchedName || c.Name == ambiguousName {
-		r.Fault("name", c.Name, namesAllowed+", other than unmatched and ambiguous")
+	if !isName(strings.ReplaceAll(c.Name, " ", "_")) || c.Name != strings.TrimSpace(c.Name) || c.Name == unmatchedName || c.Name == ambiguousName {
+		r.Fault("name", c.Name, namesAllowed+", with spaces between them, other than unmatched and ambiguous")
 	}
 	access, ok := accesses[c.Access]
 	if !ok {
