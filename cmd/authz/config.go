@@ -36,6 +36,9 @@ type Config struct {
 
 // Validate checks what concerns several sections.
 func (c Config) Validate(r *config.Report) {
+	if c.Tokens.Development.KeyFile != "" {
+		r.Fault("tokens.development.key_file", c.Tokens.Development.KeyFile, "development.key_file, at the top of the file")
+	}
 	switch c.Mode {
 	case production:
 		if len(c.Tokens.Issuers) == 0 {

@@ -2,7 +2,7 @@
 // with or without TLS, or a Redis inside the process.
 //
 // Opening never dials: Redis may be away when a process starts, and what the
-// process does then is the caller's answer, call by call. Watch keeps the health
+// process does then is the caller's answer, call by call. Monitor keeps the health
 // component "redis" and the metric tollgate_redis_up true without traffic.
 // Calls are not retried by the client: a retry on a request's way would be paid
 // by the request's deadline, and a script that charges must not run twice.
@@ -97,7 +97,7 @@ type Conn struct {
 
 // Open makes the connection of a validated configuration. The client library's
 // own log, which has one destination in a process, goes to o.Log as debug: what
-// matters is said by Watch, once a change.
+// matters is said by Monitor, once a change.
 func Open(cfg Config, o Options) (*Conn, error) {
 	redis.SetLogger(libraryLog{o.Log})
 	if o.Name == "" {
@@ -205,9 +205,9 @@ func tlsConfig(cfg Config) (*tls.Config, error) {
 	return t, nil
 }
 
-// Watch pings Redis until ctx ends, sets the health component and the metric,
+// Monitor pings Redis until ctx ends, sets the health component and the metric,
 // and logs each change once.
-func (c *Conn) Watch(ctx context.Context) error {
+func (c *Conn) Monitor(ctx context.Context) error {
 	tick := time.NewTicker(c.interval)
 	defer tick.Stop()
 	known, was := false, false

@@ -106,7 +106,7 @@ func eventually(t *testing.T, what string, f func() bool) {
 	}
 }
 
-func TestWatchFollowsTheServer(t *testing.T) {
+func TestMonitorFollowsTheServer(t *testing.T) {
 	p := redistest.NewProcess(t)
 	p.Kill() // away at start
 	var log safeBuffer
@@ -124,7 +124,7 @@ func TestWatchFollowsTheServer(t *testing.T) {
 	reg.Start()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- c.Watch(ctx) }()
+	go func() { done <- c.Monitor(ctx) }()
 
 	eventually(t, "the first failure is logged", func() bool { return strings.Contains(log.String(), "redis does not answer") })
 	if reg.Ready() || testutil.ToFloat64(c.up) != 0 {

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/tollgate-proxy/tollgate/internal/config"
+	"github.com/tollgate-proxy/tollgate/internal/configtest"
+)
+
+func TestConfiguration(t *testing.T) { configtest.Process(t, process()) }
+
+func TestFaults(t *testing.T) {
+	for name, c := range map[string]struct {
+		yaml string
+		env  []string
+		want string
+	}{
+		"production without an issuer":   {"mode: production", nil, "tokens.issuers"},
+		"development without a key":      {"mode: development", nil, "development.key_file"},
+		"unknown mode":                   {"mode: test", nil, `mode: "test": production or development`},
+		"bad listen":                     {"mode: development\ndevelopment: {key_file: k}\ngrpc: {listen: here}", nil, "grpc.listen"},
+		"bad revocation":                 {"mode: development\ndevelopment: {key_file: k}\nrevocation: {mode: maybe, max_staleness: 1ms, heartbeat: 1m, max_entries: 1}", nil, "revocation.heartbeat"},
+		"bad poll":                       {"mode: development\ndevelopment: {key_file: k}\nflags: {poll: 1ns}", nil, "flags.poll"},
+		"twin clients":                   {"mode: development\ndevelopment: {key_file: k}\nmanagement: {clients: [{name: a, secret_sha256: " + strings.Repeat("0", 64) + ", roles: [admin]}, {name: a, secret_sha256: " + strings.Repeat("1", 64) + ", roles: [admin]}]}", nil, "management.clients"},
+		"a variable that is no key":      {"mode: development\ndevelopment: {key_file: k}", []string{"TOLLGATE_GRCP_LISTEN=x"}, "TOLLGATE_GRPC_LISTEN"},
+		"a development key in the wrong": {"mode: development\ndevelopment: {key_file: k}\ntokens: {development: {key_file: k}}", nil, "tokens.development.key_file"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "authz.yaml")
+			if err := os.WriteFile(path, []byte(c.yaml), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := config.Load(path, c.env, defaults()); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
+	}
+}

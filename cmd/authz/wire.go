@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	"google.golang.org/grpc"
+
+	"github.com/tollgate-proxy/tollgate/internal/app"
+	"github.com/tollgate-proxy/tollgate/internal/authn"
+	"github.com/tollgate-proxy/tollgate/internal/config"
+	"github.com/tollgate-proxy/tollgate/internal/extauthz"
+	"github.com/tollgate-proxy/tollgate/internal/flag"
+	"github.com/tollgate-proxy/tollgate/internal/gate"
+	"github.com/tollgate-proxy/tollgate/internal/policy"
+	"github.com/tollgate-proxy/tollgate/internal/redisconn"
+	"github.com/tollgate-proxy/tollgate/internal/revocation"
+)
+
+// check finds what is wrong beyond the configuration file itself.
+func check(c Config) error {
+	if _, err := policy.Compile(c.Policy); err != nil {
+		return fmt.Errorf("policy: %w", err)
+	}
+	_, err := bootstrap(c)
+	return err
+}
+
+func bootstrap(c Config) (*flag.Definitions, error) {
+	if c.Flags.File == "" {
+		return nil, nil
+	}
+	return flag.LoadFile(string(c.Flags.File))
+}
+
+// wire builds the process.
+func wire(_ context.Context, c Config, rt *app.Runtime) error {
+	conn, err := redisconn.Open(c.Redis, redisconn.Options{Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer, Health: rt.Health})
+	if err != nil {
+		return err
+	}
+	rt.Cleanup("redis", func(context.Context) error { return conn.Close() })
+	rt.Background("redis watch", conn.Monitor)
+
+	verifier, err := newVerifier(c, rt)
+	if err != nil {
+		return err
+	}
+	store, guard, err := newRevocation(c, rt, conn, verifier)
+	if err != nil {
+		return err
+	}
+	flagStore, watcher, err := newFlags(c, rt, conn)
+	if err != nil {
+		return err
+	}
+	routes, err := policy.Compile(c.Policy)
+	if err != nil {
+		return fmt.Errorf("policy: %w", err)
+	}
+	g := gate.New(gate.Options{
+		Verifier: verifier, Denylist: guard, Flags: watcher, Routes: routes,
+		Log: rt.Log, Metrics: gate.NewMetrics(rt.Metrics), Now: time.Now,
+	})
+	rt.WatchFile(rt.ConfigFile)
+	rt.OnReload("route rules", func(context.Context) (func(), error) {
+		next, err := config.Load(rt.ConfigFile, rt.Environ, defaults())
+		if err != nil {
+			return nil, err
+		}
+		routes, err := policy.Compile(next.Policy)
+		if err != nil {
+			return nil, fmt.Errorf("policy: %w", err)
+		}
+		return func() { g.SetRoutes(routes) }, nil
+	})
+
+	server := extauthz.New(extauthz.Options{Decider: g, Headers: c.Headers, TokenHeader: c.Tokens.Sources.Header})
+	err = rt.ServeGRPC("grpc", c.GRPC.Listen, func(s *grpc.Server) { authv3.RegisterAuthorizationServer(s, server) })
+	if err != nil {
+		return err
+	}
+	api, err := newAPI(c, rt, verifier, store, flagStore, watcher)
+	if err != nil {
+		return err
+	}
+	return rt.ServeHTTP("http", c.HTTP.Listen, api)
+}
+
+func newVerifier(c Config, rt *app.Runtime) (*authn.Verifier, error) {
+	tokens := c.Tokens
+	if c.Mode == development {
+		tokens.Development = c.Development
+		rt.Log.Warn("development mode: tokens signed with the development key are accepted", "key_file", string(c.Development.KeyFile))
+	}
+	keys := rt.Health.Component("token keys", true)
+	verifier, err := authn.New(tokens, authn.Options{
+		Development: c.Mode == development, Log: rt.Log, Metrics: rt.Metrics, Now: time.Now,
+		Ready: keys.Set,
+	})
+	if err != nil {
+		return nil, err
+	}
+	rt.Background("token keys", verifier.Run)
+	return verifier, nil
+}
+
+func newRevocation(c Config, rt *app.Runtime, conn *redisconn.Conn, verifier *authn.Verifier) (*revocation.Store, *revocation.Guard, error) {
+	o := revocation.Options{
+		MaxStaleness: c.Revocation.MaxStaleness, Heartbeat: c.Revocation.Heartbeat, MaxEntries: c.Revocation.MaxEntries,
+		MaxLifetime: verifier.MaxLifetime(), Leeway: verifier.Leeway(),
+		Log: rt.Log, Metrics: rt.Metrics, Now: time.Now,
+	}
+	replica, err := revocation.NewReplica(conn, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := revocation.NewStore(conn, replica, o)
+	if err != nil {
+		return nil, nil, err
+	}
+	rt.Background("revocation feed", replica.Run)
+	rt.Background("revocation readiness", watchReadiness(rt, replica))
+	return store, revocation.NewGuard(store, replica, c.Revocation.Mode == strict), nil
+}
+
+// watchReadiness makes the process ready once the revocations are known for the
+// first time. Later staleness is each route's to answer.
+func watchReadiness(rt *app.Runtime, replica *revocation.Replica) func(context.Context) error {
+	component := rt.Health.Component("revocations", true)
+	component.Set(false, "not synchronised yet")
+	return func(ctx context.Context) error {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for !replica.Ready() {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+			}
+		}
+		component.Set(true, "")
+		return nil
+	}
+}
+
+func newFlags(c Config, rt *app.Runtime, conn *redisconn.Conn) (*flag.Store, *flag.Watcher, error) {
+	definitions, err := bootstrap(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	store := flag.NewStore(conn, time.Now)
+	watcher, err := flag.NewWatcher(flag.WatcherOptions{
+		Store: store, Bootstrap: definitions, Poll: c.Flags.Poll, Log: rt.Log, Metrics: rt.Metrics, Now: time.Now,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	rt.Background("flags", watcher.Run)
+	return store, watcher, nil
+}
