@@ -63,8 +63,8 @@ func (p *plan) build(d *domain, req *Request) {
 	p.addDemand()
 	for i := range req.Descriptors {
 		m := d.match(req.Descriptors[i].Entries)
-		if req.Descriptors[i].Override != nil {
-			m = override(d, &req.Descriptors[i])
+		if o := req.Descriptors[i].Override; o != nil {
+			m = override(d, o, req.Descriptors[i].Entries, m)
 		}
 		p.matches = append(p.matches, m)
 	}
@@ -87,18 +87,17 @@ func (p *plan) build(d *domain, req *Request) {
 	p.charge()
 }
 
-// override makes a rule of the limit that a descriptor carries.
-func override(d *domain, desc *Descriptor) match {
-	o := desc.Override
+// override makes a rule of the limit that a descriptor carries. A limit that
+// cannot be kept leaves the configured rule in force.
+func override(d *domain, o *Override, entries []Entry, configured match) match {
 	limit, err := NewLimit("", o.Tokens, o.Unit, o.Multiple, 0, TokenBucket)
 	if err != nil {
-		// A limit that cannot be kept limits nothing.
-		return match{}
+		return configured
 	}
 	rule := *d.overridden
 	rule.Limits = []Limit{limit}
 	rule.policy = policyOf(rule.Limits)
-	return match{rule: &rule, kind: kindDescriptor, entries: desc.Entries}
+	return match{rule: &rule, kind: kindDescriptor, entries: entries}
 }
 
 // replace drops the rules that another rule of the request replaces.

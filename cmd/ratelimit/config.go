@@ -1,0 +1,101 @@
+package main
+
+import (
+	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/app"
+	"github.com/tollgate-proxy/tollgate/internal/config"
+	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
+	"github.com/tollgate-proxy/tollgate/internal/redisconn"
+)
+
+// Config is the root of config/ratelimit.yaml.
+type Config struct {
+	app.Base `yaml:",inline"`
+	GRPC     ListenConfig     `yaml:"grpc"`
+	Redis    redisconn.Config `yaml:"redis"`
+	Limits   LimitsConfig     `yaml:"limits"`
+	Store    StoreConfig      `yaml:"store"`
+}
+
+// ListenConfig is a section with an address to listen on.
+type ListenConfig struct {
+	Listen string `yaml:"listen" doc:"host:port, or unix:///path of a socket."`
+}
+
+// Validate checks the section.
+func (c ListenConfig) Validate(r *config.Report) {
+	if err := app.CheckListen(c.Listen); err != nil {
+		r.Fault("listen", c.Listen, err.Error())
+	}
+}
+
+// LimitsConfig is the section "limits".
+type LimitsConfig struct {
+	Files   []config.Path `yaml:"files" doc:"Rule files, and folders of *.yaml and *.yml files; watched, and loaded again when they change."`
+	Headers bool          `yaml:"headers" doc:"Tell clients of their limits: RateLimit, RateLimit-Policy, X-RateLimit-* and Retry-After."`
+}
+
+// Validate checks the section.
+func (c LimitsConfig) Validate(r *config.Report) {
+	if len(c.Files) == 0 {
+		r.Fault("files", nil, "at least one rule file or folder")
+	}
+}
+
+// load reads the rules.
+func (c LimitsConfig) load() (*ratelimit.Rules, error) {
+	paths := make([]string, len(c.Files))
+	for i, f := range c.Files {
+		paths[i] = string(f)
+	}
+	return ratelimit.LoadRules(paths...)
+}
+
+// StoreConfig is the section "store": how Redis is asked, and what happens
+// without it.
+type StoreConfig struct {
+	Timeout       time.Duration `yaml:"timeout" doc:"Longest wait for one decision of Redis."`
+	OnFailure     string        `yaml:"on_failure" doc:"While Redis is gone: local (decide in this process with this replica's share of each limit), allow, or deny."`
+	Replicas      int           `yaml:"replicas" doc:"How many ratelimit processes share Redis; each grants its share while Redis is gone."`
+	LocalBuckets  int           `yaml:"local_buckets" doc:"Most buckets kept in this process while Redis is gone."`
+	Failures      int           `yaml:"failures" doc:"Failed calls in a row after which Redis is not asked any more until it answers a probe."`
+	ProbeInterval time.Duration `yaml:"probe_interval" doc:"How often a Redis that is gone is probed."`
+}
+
+// Validate checks the section.
+func (c StoreConfig) Validate(r *config.Report) {
+	if c.Timeout < time.Millisecond || c.Timeout > 10*time.Second {
+		r.Fault("timeout", c.Timeout, "1ms to 10s")
+	}
+	switch ratelimit.FailureMode(c.OnFailure) {
+	case ratelimit.FailLocal, ratelimit.FailAllow, ratelimit.FailDeny:
+	default:
+		r.Fault("on_failure", c.OnFailure, "local, allow or deny")
+	}
+	if c.Replicas < 1 || c.Replicas > 10_000 {
+		r.Fault("replicas", c.Replicas, "1 to 10000")
+	}
+	if c.LocalBuckets < 1000 || c.LocalBuckets > 100_000_000 {
+		r.Fault("local_buckets", c.LocalBuckets, "1000 to 100000000")
+	}
+	if c.Failures < 1 || c.Failures > 1000 {
+		r.Fault("failures", c.Failures, "1 to 1000")
+	}
+	if c.ProbeInterval < 10*time.Millisecond || c.ProbeInterval > time.Minute {
+		r.Fault("probe_interval", c.ProbeInterval, "10ms to 1m")
+	}
+}
+
+func defaults() Config {
+	return Config{
+		Base:   app.DefaultBase("127.0.0.1:7102"),
+		GRPC:   ListenConfig{"127.0.0.1:9102"},
+		Redis:  redisconn.Default(),
+		Limits: LimitsConfig{Headers: true},
+		Store: StoreConfig{
+			Timeout: 20 * time.Millisecond, OnFailure: string(ratelimit.FailLocal), Replicas: 1,
+			LocalBuckets: 100_000, Failures: 3, ProbeInterval: 250 * time.Millisecond,
+		},
+	}
+}

@@ -1,0 +1,26 @@
+// Command ratelimit decides for Envoy how many requests may pass: it serves
+// the rate limit service, version 3.
+package main
+
+import (
+	"os"
+
+	"github.com/tollgate-proxy/tollgate/internal/app"
+)
+
+func main() {
+	os.Exit(app.Main(process(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+}
+
+func process() app.Process[Config] {
+	return app.Process[Config]{
+		Name:     "ratelimit",
+		Defaults: defaults,
+		Base:     func(c *Config) *app.Base { return &c.Base },
+		Check: func(c Config) error {
+			_, err := c.Limits.load()
+			return err
+		},
+		Wire: wire,
+	}
+}

@@ -1,0 +1,58 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+	"google.golang.org/grpc"
+
+	"github.com/tollgate-proxy/tollgate/internal/app"
+	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
+	"github.com/tollgate-proxy/tollgate/internal/redisconn"
+	"github.com/tollgate-proxy/tollgate/internal/rls"
+)
+
+// wire builds the process.
+func wire(_ context.Context, c Config, rt *app.Runtime) error {
+	options := redisconn.Options{Log: rt.Log, Metrics: rt.Metrics, Health: rt.Health}
+	if rt.Tracing {
+		options.Tracer = rt.Tracer
+	}
+	conn, err := redisconn.Open(c.Redis, options)
+	if err != nil {
+		return err
+	}
+	rt.Cleanup("redis", func(context.Context) error { return conn.Close() })
+	rt.Background("redis watch", conn.Watch)
+
+	rules, err := c.Limits.load()
+	if err != nil {
+		return err
+	}
+	store := ratelimit.NewRedis(conn.UniversalClient, c.Redis.Mode == redisconn.Cluster)
+	limiter, err := ratelimit.NewLimiter(ratelimit.Options{
+		Rules: rules, Store: store, Probe: store.Load,
+		Timeout: c.Store.Timeout, OnFailure: ratelimit.FailureMode(c.Store.OnFailure),
+		LocalBuckets: c.Store.LocalBuckets, Replicas: c.Store.Replicas,
+		Failures: c.Store.Failures, ProbeEvery: c.Store.ProbeInterval,
+		Now: time.Now, Log: rt.Log, Metrics: rt.Metrics,
+	})
+	if err != nil {
+		return err
+	}
+	rt.Background("rate limit store", limiter.Run)
+	rt.OnReload("rate limit rules", func(context.Context) (func(), error) {
+		next, err := c.Limits.load()
+		if err != nil {
+			limiter.RulesRefused()
+			return nil, err
+		}
+		return func() { limiter.SetRules(next) }, nil
+	})
+	for _, file := range rules.Files() {
+		rt.WatchFile(file)
+	}
+	server := rls.New(rls.Options{Decider: limiter, Headers: c.Limits.Headers})
+	return rt.ServeGRPC("grpc", c.GRPC.Listen, func(s *grpc.Server) { rlsv3.RegisterRateLimitServiceServer(s, server) })
+}
