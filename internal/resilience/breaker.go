@@ -95,6 +95,7 @@ type Breaker struct {
 	mu         sync.Mutex
 	phase      phase
 	generation uint64 // counts transitions; results of an older one are void
+	unwell     bool   // the last round of health checks failed
 	pending    []Transition
 }
 
@@ -109,7 +110,6 @@ type Permit struct {
 	b          *Breaker
 	generation uint64
 	probe      uint64
-	start      time.Time
 }
 
 // Acquire asks for one call. The error is an *OpenError.
@@ -118,7 +118,7 @@ func (b *Breaker) Acquire() (Permit, error) {
 	b.mu.Lock()
 	b.elapse(now)
 	probe, ok := b.phase.admit(&b.config, now)
-	p := Permit{b: b, generation: b.generation, probe: probe, start: now}
+	p := Permit{b: b, generation: b.generation, probe: probe}
 	var err error
 	if !ok {
 		err = &OpenError{State: b.phase.state(), RetryAfter: b.waitLocked(now)}
@@ -127,9 +127,10 @@ func (b *Breaker) Acquire() (Permit, error) {
 	return p, err
 }
 
-// Done reports how the call went. A result that arrives after a transition, or
-// after the probe's time-out, changes nothing.
-func (p Permit) Done(o Outcome) {
+// Done reports how the call went, and how long its answer took to begin. A
+// result that arrives after a transition, or after the probe's time-out, changes
+// nothing.
+func (p Permit) Done(o Outcome, took time.Duration) {
 	if p.b == nil {
 		return
 	}
@@ -137,7 +138,7 @@ func (p Permit) Done(o Outcome) {
 	b.mu.Lock()
 	b.elapse(now)
 	if p.generation == b.generation {
-		slow := b.config.SlowCall > 0 && now.Sub(p.start) > b.config.SlowCall && o != Ignored
+		slow := b.config.SlowCall > 0 && took > b.config.SlowCall && o != Ignored
 		b.become(b.phase.record(&b.config, now, p.probe, o, slow))
 	}
 	b.unlock()
@@ -145,12 +146,13 @@ func (p Permit) Done(o Outcome) {
 
 // Health reports one round of health checks over all the upstream's addresses:
 // ok if any of them answered well. It never opens a closed breaker. It ends open
-// early only if a check has failed since the breaker opened, so that a service
+// early only if a check has failed while it was open or just before, so that a service
 // whose health page works while its calls fail is left alone for the whole reset
 // time; and it counts as a probe of a half-open one.
 func (b *Breaker) Health(ok bool) {
 	now := b.now()
 	b.mu.Lock()
+	b.unwell = !ok
 	b.elapse(now)
 	b.become(b.phase.health(&b.config, now, ok))
 	b.unlock()
@@ -197,6 +199,9 @@ func (b *Breaker) become(next phase, cause string) {
 		return
 	}
 	t := Transition{From: b.phase.state(), To: next.state(), Cause: cause}
+	if o, ok := next.(*open); ok {
+		o.seenDown = b.unwell
+	}
 	b.phase = next
 	b.generation++
 	if b.notify != nil && t.From != t.To {

@@ -52,7 +52,7 @@ func (f *fixture) acquire() resilience.Permit {
 func (f *fixture) calls(n int, o resilience.Outcome) {
 	f.Helper()
 	for range n {
-		f.acquire().Done(o)
+		f.acquire().Done(o, 0)
 	}
 }
 
@@ -111,13 +111,13 @@ func TestAResultOfAnOlderGenerationIsVoid(t *testing.T) {
 	f.advance(time.Minute)
 	f.want(resilience.HalfOpen)
 	for _, p := range late {
-		p.Done(resilience.Failure)
+		p.Done(resilience.Failure, 0)
 	}
 	f.want(resilience.HalfOpen)
 	f.calls(3, resilience.Success)
 	f.want(resilience.Closed)
 	for _, p := range late {
-		p.Done(resilience.Failure)
+		p.Done(resilience.Failure, 0)
 	}
 	f.want(resilience.Closed)
 }
@@ -144,7 +144,7 @@ func TestTripAndReset(t *testing.T) {
 }
 
 func TestTheZeroPermitIsHarmless(*testing.T) {
-	resilience.Permit{}.Done(resilience.Failure)
+	resilience.Permit{}.Done(resilience.Failure, 0)
 }
 
 func TestNames(t *testing.T) {
@@ -196,7 +196,7 @@ func TestBreakerProperties(t *testing.T) {
 					return
 				}
 				i := rapid.IntRange(0, len(out)-1).Draw(t, "which")
-				out[i].Done(resilience.Outcome(rapid.IntRange(0, 2).Draw(t, "outcome")))
+				out[i].Done(resilience.Outcome(rapid.IntRange(0, 2).Draw(t, "outcome")), 0)
 				out = append(out[:i], out[i+1:]...)
 				probes = 0 // a place may be free again: start counting anew
 			},

@@ -72,9 +72,7 @@ func TestAClockThatStepsBackIsHarmless(t *testing.T) {
 func TestSlowCallsOpen(t *testing.T) {
 	slow := func(f *fixture, n int) {
 		for range n {
-			p := f.acquire()
-			f.advance(101 * time.Millisecond)
-			p.Done(resilience.Success)
+			f.acquire().Done(resilience.Success, 101*time.Millisecond)
 		}
 	}
 	on := func(c *resilience.BreakerConfig) { c.SlowCall = 100 * time.Millisecond }

@@ -59,7 +59,7 @@ func (s *halfOpen) record(c *BreakerConfig, now time.Time, id uint64, o Outcome,
 
 func (s *halfOpen) health(c *BreakerConfig, now time.Time, ok bool) (phase, string) {
 	if !ok {
-		return &open{until: now.Add(c.Reset), seenDown: true}, "health_failed"
+		return &open{until: now.Add(c.Reset)}, "health_failed"
 	}
 	return s.pass(c)
 }

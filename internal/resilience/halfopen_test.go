@@ -11,10 +11,10 @@ func TestHalfOpenAdmitsAFewProbes(t *testing.T) {
 	f := halfOpened(t)
 	a, b, c := f.acquire(), f.acquire(), f.acquire()
 	f.refused(30 * time.Second)
-	a.Done(resilience.Success)
+	a.Done(resilience.Success, 0)
 	f.refused(30 * time.Second) // a success keeps its place: three are enough to decide
-	b.Done(resilience.Success)
-	c.Done(resilience.Success)
+	b.Done(resilience.Success, 0)
+	c.Done(resilience.Success, 0)
 	f.want(resilience.Closed)
 }
 
@@ -40,7 +40,7 @@ func TestALostProbeTimesOut(t *testing.T) {
 	f.acquire()
 	f.advance(30 * time.Second)
 	f.calls(2, resilience.Success)
-	lost.Done(resilience.Failure) // too late to count
+	lost.Done(resilience.Failure, 0) // too late to count
 	f.want(resilience.HalfOpen)
 	f.calls(1, resilience.Success)
 	f.want(resilience.Closed)

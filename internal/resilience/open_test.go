@@ -31,3 +31,12 @@ func TestRecoveredHealthEndsOpenEarly(t *testing.T) {
 	f.b.Health(true)
 	f.want(resilience.HalfOpen)
 }
+
+func TestHealthThatFailedBeforeTheBreakerOpenedCounts(t *testing.T) {
+	f := newFixture(t, nil)
+	f.b.Health(false)
+	f.calls(20, resilience.Failure)
+	f.want(resilience.Open)
+	f.b.Health(true)
+	f.want(resilience.HalfOpen)
+}

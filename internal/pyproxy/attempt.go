@@ -1,0 +1,205 @@
+package pyproxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/tollgate-proxy/tollgate/internal/resilience"
+)
+
+// attempt is one try at one endpoint, from leave to go until the end of the
+// answer's body. It is the body of that answer, so that what happens while the
+// body is read still counts.
+type attempt struct {
+	c        *caller
+	client   context.Context // the client's request
+	ctx      context.Context // the attempt's own
+	cancel   context.CancelCauseFunc
+	permit   resilience.Permit
+	endpoint *endpoint
+	span     trace.Span
+	start    time.Time
+	took     time.Duration // to the headers
+
+	timer  *time.Timer // cancels with errDeadline
+	end    time.Time   // when the body must have ended; zero for an event stream
+	body   io.ReadCloser
+	judged bool
+	ended  bool
+}
+
+// try makes one attempt. The answer's body must be closed. The number counts
+// from 1; tried are the endpoints of earlier attempts.
+func (c *caller) try(req *http.Request, body *requestBody, number int, tried []*endpoint, deadline time.Time) (*http.Response, *endpoint, *failure) {
+	p := c.proxy
+	permit, err := c.circuit.breaker.Acquire()
+	if err != nil {
+		return nil, nil, c.refused(err)
+	}
+	if c.circuit.limit != nil && !c.circuit.limit.Acquire() {
+		permit.Done(resilience.Ignored, 0)
+		c.metrics.attempts[causeOverload].Inc()
+		return nil, nil, &failure{cause: causeOverload, retryAfter: time.Second, err: errOverload}
+	}
+	a := &attempt{c: c, client: req.Context(), permit: permit, start: p.now()}
+	a.endpoint = pick(c.upstream.current(), tried, a.start)
+	a.endpoint.inFlight.Add(1)
+
+	ctx, span := p.tracer.Start(a.client, c.route.spanName, trace.WithSpanKind(trace.SpanKindClient))
+	a.span = span
+	if span.IsRecording() {
+		span.SetAttributes(
+			attribute.String("http.request.method", req.Method),
+			attribute.String("url.path", req.URL.Path),
+			attribute.String("server.address", a.endpoint.address),
+			attribute.Int("http.request.resend_count", number-1),
+			attribute.String("tollgate.upstream", c.upstream.Name),
+			attribute.String("tollgate.route", c.route.Name),
+		)
+	}
+	a.ctx, a.cancel = context.WithCancelCause(ctx)
+	a.timer = time.AfterFunc(min(c.route.Timeout, deadline.Sub(a.start)), func() { a.cancel(errDeadline) })
+
+	out := req.WithContext(a.ctx)
+	url := *req.URL
+	url.Scheme, url.Host = "http", a.endpoint.address
+	out.URL, out.Host = &url, a.endpoint.host
+	if number > 1 { // an earlier attempt may still be reading the headers
+		out.Header = req.Header.Clone()
+	}
+	p.propagator.Inject(a.ctx, propagation.HeaderCarrier(out.Header))
+
+	resp, err := p.transport.RoundTrip(out)
+	a.took = p.now().Sub(a.start)
+	c.metrics.attemptTime.Observe(a.took.Seconds())
+	if err != nil {
+		why := classify(a.client, a.ctx, err, body)
+		a.finish(why, err)
+		return nil, a.endpoint, &failure{cause: why, err: err}
+	}
+	if span.IsRecording() {
+		span.SetAttributes(attribute.Int("http.response.status_code", resp.StatusCode))
+	}
+	a.pass(resp)
+	return resp, a.endpoint, nil
+}
+
+// pass judges an answer by its headers as far as they tell, and prepares its
+// body to be read by the client.
+func (a *attempt) pass(resp *http.Response) {
+	why := causeOf(resp.StatusCode)
+	a.timer.Stop()
+	switch {
+	case resp.StatusCode == http.StatusSwitchingProtocols:
+		// The connection now belongs to its two ends, for as long as they like,
+		// and is not cancelled: the end of the client's request closes it.
+		a.judge(causeOK, nil)
+		a.release()
+		return
+	case resp.Body == http.NoBody:
+		a.finish(why, nil)
+		return
+	case isEventStream(resp):
+		a.judge(why, nil) // it may last for hours
+	default:
+		a.end = a.start.Add(a.took + a.c.proxy.config.Timeouts.Body)
+		if why != causeOK {
+			a.judge(why, nil)
+		}
+	}
+	a.body = resp.Body
+	resp.Body = a
+}
+
+func isEventStream(resp *http.Response) bool {
+	return strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream")
+}
+
+// Read passes the body on. The deadline runs only while the upstream is waited
+// for: a client that reads slowly is not the upstream's fault. An event stream
+// has no deadline.
+func (a *attempt) Read(p []byte) (int, error) {
+	if !a.end.IsZero() {
+		a.timer.Reset(min(a.c.proxy.config.Timeouts.BodyIdle, a.end.Sub(a.c.proxy.now())))
+		defer a.timer.Stop()
+	}
+	n, err := a.body.Read(p)
+	switch {
+	case err == nil:
+	case errors.Is(err, io.EOF):
+		a.finish(causeOK, nil)
+	case a.client.Err() != nil:
+		a.finish(causeClientGone, nil)
+	default:
+		a.finish(causeBody, err)
+	}
+	return n, err
+}
+
+// Close ends the attempt; before the body's end it is the client that gave up.
+func (a *attempt) Close() error {
+	err := a.body.Close()
+	a.finish(causeClientGone, nil)
+	return err
+}
+
+// finish ends the attempt, judged by why unless it has been judged already.
+func (a *attempt) finish(why cause, err error) {
+	if a.ended {
+		return
+	}
+	a.timer.Stop()
+	a.judge(why, err)
+	a.release()
+	a.cancel(context.Canceled)
+}
+
+// judge tells everyone who learns from attempts how this one went. Only the
+// first call counts.
+func (a *attempt) judge(why cause, err error) {
+	if a.judged {
+		return
+	}
+	a.judged = true
+	c, o := a.c, why.outcome()
+	a.permit.Done(o, a.took)
+	if l := c.circuit.limit; l != nil {
+		l.Release(a.took, o)
+	}
+	c.metrics.attempts[why].Inc()
+	switch o {
+	case resilience.Success:
+		a.endpoint.succeeded()
+	case resilience.Failure:
+		c.upstream.failed(a.endpoint, c.proxy.config.Ejection, c.proxy.now(), why)
+	case resilience.Ignored:
+	}
+	if !a.span.IsRecording() {
+		return
+	}
+	if why != causeOK {
+		a.span.SetAttributes(attribute.String("error.type", why.String()))
+	}
+	if o == resilience.Failure {
+		a.span.SetStatus(codes.Error, why.String())
+	}
+	if err != nil {
+		a.span.RecordError(err)
+	}
+}
+
+// release gives back what the attempt holds.
+func (a *attempt) release() {
+	a.ended = true
+	a.endpoint.inFlight.Add(-1)
+	a.span.End()
+}

@@ -1,0 +1,68 @@
+package pyproxy
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"time"
+)
+
+// requestBody watches a client's body while it is streamed to an upstream, so
+// that a client that stalls or breaks off is not taken for a failing upstream.
+// A nil one is an absent or fully buffered body.
+type requestBody struct {
+	io.ReadCloser
+	reading atomic.Bool
+	err     atomic.Pointer[error]
+}
+
+// Read reads from the client.
+func (b *requestBody) Read(p []byte) (int, error) {
+	b.reading.Store(true)
+	n, err := b.ReadCloser.Read(p)
+	b.reading.Store(false)
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.err.Store(&err)
+	}
+	return n, err
+}
+
+// waiting says whether the client is being waited for.
+func (b *requestBody) waiting() bool { return b != nil && b.reading.Load() }
+
+// failed is the error that the client's side ended with, or nil.
+func (b *requestBody) failed() error {
+	if b == nil {
+		return nil
+	}
+	if e := b.err.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+// timedBody bounds how long a client may take to send its body. The time starts
+// with the first read, so a body that is never asked for costs nothing, and is
+// lifted at the body's end: the server goes on reading from the connection to
+// notice a client that leaves. It also ends the read that a cancelled transport
+// waits for.
+type timedBody struct {
+	io.ReadCloser
+	rc      *http.ResponseController
+	within  time.Duration
+	started bool
+}
+
+// Read reads from the client. A connection without deadlines is read without.
+func (b *timedBody) Read(p []byte) (int, error) {
+	if !b.started {
+		b.started = true
+		_ = b.rc.SetReadDeadline(time.Now().Add(b.within))
+	}
+	n, err := b.ReadCloser.Read(p)
+	if errors.Is(err, io.EOF) {
+		_ = b.rc.SetReadDeadline(time.Time{})
+	}
+	return n, err
+}

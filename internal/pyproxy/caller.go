@@ -1,0 +1,199 @@
+package pyproxy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/resilience"
+)
+
+var (
+	errOverload = errors.New("as many calls in flight as the service can take")
+	errGone     = errors.New("the client went away")
+)
+
+// route is one configured route with its defaults filled in.
+type route struct {
+	Route
+	spanName string
+	served   *served
+}
+
+// caller answers the requests of one route: it is the RoundTripper beneath the
+// route's ReverseProxy, and returns once the answer to pass on is known.
+type caller struct {
+	proxy    *Proxy
+	route    *route
+	upstream *upstream
+	circuit  *circuit
+	metrics  *routeMetrics
+	backoff  resilience.Backoff
+}
+
+// RoundTrip makes as many attempts as are safe, allowed and of use. The error
+// is a *failure.
+func (c *caller) RoundTrip(req *http.Request) (*http.Response, error) {
+	p := c.proxy
+	// What the headers decide is decided before the body is read.
+	if s, wait := c.circuit.breaker.State(); s == resilience.Open {
+		return nil, c.refused(&resilience.OpenError{State: s, RetryAfter: wait})
+	}
+	deadline := p.now().Add(c.route.TotalTimeout)
+	streamed, replay, fail := c.takeBody(req)
+	if fail != nil {
+		return nil, fail
+	}
+	attempts := 1
+	if c.repeatable(req) && (req.Body == nil || replay != nil) {
+		attempts += p.config.Retry.Max
+	}
+	c.upstream.budget.Deposit()
+	var tried []*endpoint
+	for n := 1; ; n++ {
+		if replay != nil {
+			req.Body = io.NopCloser(bytes.NewReader(replay))
+		}
+		resp, at, fail := c.try(req, streamed, n, tried, deadline)
+		if n < attempts && c.worthRepeating(resp, fail) {
+			if wait, ok := c.wait(resp, n, deadline); ok && c.upstream.budget.Withdraw() {
+				discard(resp)
+				if sleep(req.Context(), wait) != nil {
+					return nil, &failure{cause: causeClientGone, err: errGone}
+				}
+				c.metrics.retries.Inc()
+				tried = append(tried, at)
+				continue
+			}
+		}
+		if fail != nil {
+			return nil, fail
+		}
+		return resp, nil
+	}
+}
+
+// takeBody keeps a body that may have to be sent again, or that is small enough
+// for the client's pace not to become the upstream's; a larger one is watched
+// while it streams.
+func (c *caller) takeBody(req *http.Request) (*requestBody, []byte, *failure) {
+	if req.Body == nil || req.Body == http.NoBody {
+		req.Body = nil
+		return nil, nil, nil
+	}
+	body := &requestBody{ReadCloser: req.Body}
+	req.Body = body
+	most := int64(c.proxy.config.Retry.BodyLimit)
+	if req.ContentLength > most || req.ContentLength < 0 && !c.repeatable(req) {
+		return body, nil, nil
+	}
+	kept, err := keep(body, req.ContentLength, most)
+	if err != nil {
+		return nil, nil, &failure{cause: clientCause(err), err: err}
+	}
+	if int64(len(kept)) > most {
+		body.ReadCloser = readCloser{io.MultiReader(bytes.NewReader(kept), body.ReadCloser), body.ReadCloser}
+		return body, nil, nil
+	}
+	req.ContentLength = int64(len(kept))
+	// The transport itself sends again only what never reached the wire.
+	req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(kept)), nil }
+	return nil, kept, nil
+}
+
+// keep reads a body of the given length (-1: unknown) up to one byte past most.
+func keep(body io.Reader, length, most int64) ([]byte, error) {
+	if length >= 0 {
+		kept := make([]byte, length)
+		if _, err := io.ReadFull(body, kept); err != nil {
+			return nil, fmt.Errorf("request body: %w", err)
+		}
+		return kept, nil
+	}
+	kept, err := io.ReadAll(io.LimitReader(body, most+1))
+	if err != nil {
+		return nil, fmt.Errorf("request body: %w", err)
+	}
+	return kept, nil
+}
+
+func clientCause(err error) cause {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return causeTooLarge
+	case isTimeout(err):
+		return causeClientSlow
+	default:
+		return causeClientGone
+	}
+}
+
+type readCloser struct {
+	io.Reader
+	io.Closer
+}
+
+// repeatable says whether sending the request twice is as good as once: by its
+// method (RFC 9110), because the route says so, or because the client says so.
+func (c *caller) repeatable(req *http.Request) bool {
+	switch req.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
+		return req.Header.Get("Upgrade") == ""
+	}
+	return c.route.Idempotent || req.Header.Get("Idempotency-Key") != ""
+}
+
+// worthRepeating says whether another attempt may go better.
+func (c *caller) worthRepeating(resp *http.Response, fail *failure) bool {
+	if fail == nil {
+		return slices.Contains(c.proxy.config.Retry.Statuses, resp.StatusCode)
+	}
+	switch fail.cause {
+	case causeConnect, causeTimeout, causeBroken:
+		return true
+	default:
+		return false
+	}
+}
+
+// wait is how long to wait before the next attempt, if there is time for it.
+func (c *caller) wait(resp *http.Response, n int, deadline time.Time) (time.Duration, bool) {
+	now := c.proxy.now()
+	d := c.backoff.Delay(n, rand.Float64())
+	if resp != nil {
+		if asked, ok := resilience.ParseRetryAfter(resp.Header.Get("Retry-After"), now); ok {
+			if asked > c.backoff.Max {
+				return 0, false
+			}
+			d = max(d, asked)
+		}
+	}
+	return d, now.Add(d).Before(deadline)
+}
+
+// discard ends an answer that nobody will see. A short rest is read, so that its
+// connection can be used again.
+func discard(resp *http.Response) {
+	if resp == nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
+	_ = resp.Body.Close()
+}
+
+// refused turns the breaker's refusal into a failure.
+func (c *caller) refused(err error) *failure {
+	c.metrics.attempts[causeCircuit].Inc()
+	f := &failure{cause: causeCircuit, err: err}
+	var open *resilience.OpenError
+	if errors.As(err, &open) {
+		f.retryAfter = open.RetryAfter
+	}
+	return f
+}

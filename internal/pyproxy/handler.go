@@ -1,0 +1,152 @@
+package pyproxy
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/problem"
+)
+
+// statusClientGone is what a request whose client went away counts as; nobody
+// receives it.
+const statusClientGone = 499
+
+const requestIDHeader = "X-Request-Id"
+
+// served is one route ready to answer: its caller beneath a ReverseProxy.
+type served struct {
+	reverse *httputil.ReverseProxy
+	metrics *routeMetrics
+}
+
+// ServeHTTP finds the request's route and answers it.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// A path that reads differently when decoded could be one route to us and
+	// another to the service.
+	if r.URL.RawPath != "" || strings.Contains(r.URL.Path, "//") {
+		p.metrics.refused.Inc()
+		writeProblem(w, r, http.StatusBadRequest, "path_refused", "the path has escaped or empty segments")
+		return
+	}
+	rt, allow := p.router.match(r.Method, r.URL.Path)
+	if rt == nil {
+		p.metrics.unrouted.Inc()
+		if len(allow) > 0 {
+			w.Header().Set("Allow", strings.Join(allow, ", "))
+			writeProblem(w, r, http.StatusMethodNotAllowed, "method_not_allowed", "the path takes "+strings.Join(allow, ", "))
+			return
+		}
+		writeProblem(w, r, http.StatusNotFound, "route_not_found", "no route takes this path")
+		return
+	}
+	if err := sanitise(r.Header, p.peers.trusts(r.RemoteAddr)); err != nil {
+		p.metrics.refused.Inc()
+		writeProblem(w, r, http.StatusBadRequest, "header_refused", err.Error())
+		return
+	}
+	rt.serve(p, w, r)
+}
+
+func (rt *route) serve(p *Proxy, w http.ResponseWriter, r *http.Request) {
+	start := p.now()
+	p.metrics.inFlight.Inc()
+	rec := &recorder{ResponseWriter: w}
+	defer func() {
+		p.metrics.inFlight.Dec()
+		rt.served.metrics.answered(rec.status, p.now().Sub(start))
+	}()
+	limit := int64(rt.BodyLimit)
+	if r.ContentLength > limit {
+		writeProblem(rec, r, http.StatusRequestEntityTooLarge, "body_too_large", tooLargeDetail(rt))
+		return
+	}
+	if r.ContentLength != 0 {
+		body := r.Body
+		if r.ContentLength < 0 {
+			body = http.MaxBytesReader(w, body, limit)
+		}
+		// The server decides by its own request's body what is left to be read.
+		r = r.WithContext(r.Context())
+		r.Body = &timedBody{ReadCloser: body, rc: http.NewResponseController(w), within: rt.Timeout}
+	}
+	rt.served.reverse.ServeHTTP(rec, r)
+}
+
+// rewrite makes the request that goes to the service.
+func (p *Proxy) rewrite(rt *route) func(*httputil.ProxyRequest) {
+	return func(pr *httputil.ProxyRequest) {
+		pr.Out.URL.Path = rt.upstreamPath(pr.Out.URL.Path)
+		pr.Out.Trailer = nil // a service could take a trailer for an identity header
+		for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"} {
+			if v := pr.In.Header[name]; v != nil { // the edge's word, which ReverseProxy has removed
+				pr.Out.Header[name] = v
+			}
+		}
+	}
+}
+
+// answerFailure tells the client why there is no answer from the service.
+func (p *Proxy) answerFailure(rt *route) func(http.ResponseWriter, *http.Request, error) {
+	return func(w http.ResponseWriter, r *http.Request, err error) {
+		var f *failure
+		if !errors.As(err, &f) {
+			// ReverseProxy's own: an upgrade that the service answered with another
+			// protocol, or that cannot be carried.
+			f = &failure{cause: causeBroken, err: err}
+		}
+		if f.retryAfter > 0 {
+			w.Header().Set("Retry-After", problem.RetryAfter(f.retryAfter))
+		}
+		service := "the " + rt.Upstream + " service "
+		switch f.cause {
+		case causeClientGone:
+			w.WriteHeader(statusClientGone)
+		case causeClientSlow:
+			w.Header().Set("Connection", "close")
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now()) // the server would wait for the rest before it answers
+			writeProblem(w, r, http.StatusRequestTimeout, "request_timeout", "the request body did not arrive in time")
+		case causeTooLarge:
+			writeProblem(w, r, http.StatusRequestEntityTooLarge, "body_too_large", tooLargeDetail(rt))
+		case causeCircuit:
+			writeProblem(w, r, http.StatusServiceUnavailable, "circuit_open", service+"is failing and is left alone for a while")
+		case causeOverload:
+			writeProblem(w, r, http.StatusServiceUnavailable, "dependency_unavailable", service+"has as many requests as it can take")
+		case causeTimeout:
+			writeProblem(w, r, http.StatusGatewayTimeout, "upstream_timeout", service+"did not answer in time")
+		default:
+			writeProblem(w, r, http.StatusBadGateway, "upstream_failed", service+"did not give an answer")
+		}
+	}
+}
+
+func tooLargeDetail(rt *route) string {
+	return "the request body is larger than " + rt.BodyLimit.String()
+}
+
+func writeProblem(w http.ResponseWriter, r *http.Request, status int, code, detail string) {
+	id := r.Header.Get(requestIDHeader)
+	if id != "" {
+		w.Header().Set(requestIDHeader, id)
+	}
+	problem.Write(w, problem.New(status, code, detail).WithRequestID(id))
+}
+
+// recorder remembers the status of an answer.
+type recorder struct {
+	http.ResponseWriter
+	status int
+}
+
+// WriteHeader remembers the final status.
+func (r *recorder) WriteHeader(status int) {
+	if status >= 200 || status == http.StatusSwitchingProtocols {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets http.ResponseController flush and hijack.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

@@ -1,0 +1,76 @@
+package pyproxy
+
+import (
+	"errors"
+	"net/http"
+	"net/netip"
+	"strings"
+)
+
+var errNominated = errors.New("the Connection header names a header that must reach the service")
+
+// identity are the headers that the edge sets; prefixes cover families.
+var (
+	identityNames    = []string{"X-Consent", "X-Session-Id"}
+	identityPrefixes = []string{"X-User-", "X-Feature-", "X-Risk-", "X-Tollgate-"}
+)
+
+// isIdentity takes a canonical header name.
+func isIdentity(name string) bool {
+	if !strings.HasPrefix(name, "X-") {
+		return false
+	}
+	for _, n := range identityNames {
+		if name == n {
+			return true
+		}
+	}
+	for _, p := range identityPrefixes {
+		if strings.HasPrefix(name, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// sanitise removes from h, in place, what must not reach a service:
+// names with underscores or dots, which WSGI and CGI servers fold into the
+// dashed name (X_User_Id and X.User.Id would arrive as X-User-Id), and, unless
+// the peer is trusted, the identity headers. It refuses a Connection header
+// that asks to drop an identity, tracing or length header on the way.
+func sanitise(h http.Header, trusted bool) error {
+	for name := range h {
+		if strings.ContainsAny(name, "_.") || !trusted && isIdentity(name) {
+			delete(h, name)
+		}
+	}
+	for _, v := range h["Connection"] {
+		for nominated := range strings.SplitSeq(v, ",") {
+			switch n := http.CanonicalHeaderKey(strings.TrimSpace(nominated)); {
+			case isIdentity(n), n == "X-Request-Id", n == "Traceparent", n == "Tracestate", n == "Authorization",
+				n == "Idempotency-Key", n == "Content-Length", n == "Content-Type", n == "Host":
+				return errNominated
+			}
+		}
+	}
+	return nil
+}
+
+// peers says which remote addresses may carry identity headers.
+type peers []netip.Prefix
+
+// trusts takes a remote address as net/http writes it. A peer on a Unix socket
+// has no address and is trusted: the file system guards it.
+func (ps peers) trusts(remote string) bool {
+	ap, err := netip.ParseAddrPort(remote)
+	if err != nil {
+		return remote == "" || remote == "@"
+	}
+	a := ap.Addr().Unmap()
+	for _, p := range ps {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
