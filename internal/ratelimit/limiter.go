@@ -188,7 +188,7 @@ func (l *Limiter) Decide(ctx context.Context, req *Request, dec *Decision) error
 	default:
 		l.without(p, dec)
 	}
-	l.count(p, req, dec)
+	l.count(p, dec)
 	return nil
 }
 
@@ -247,7 +247,7 @@ func (l *Limiter) without(p *plan, dec *Decision) {
 }
 
 // count counts the decision about each descriptor.
-func (l *Limiter) count(p *plan, req *Request, dec *Decision) {
+func (l *Limiter) count(p *plan, dec *Decision) {
 	for i := range dec.Statuses {
 		s := &dec.Statuses[i]
 		o, rule := outcomeAllowed, s.Rule
@@ -260,6 +260,6 @@ func (l *Limiter) count(p *plan, req *Request, dec *Decision) {
 		if rule == nil {
 			rule = p.domain.unmatched
 		}
-		l.metrics.count(p.domain.name, rule, req.Descriptors[i].Entries, dec.Path, o)
+		l.metrics.count(p.domain.name, rule, p.matches[i].entries, dec.Path, o)
 	}
 }
