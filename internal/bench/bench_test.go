@@ -1,0 +1,162 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+)
+
+// TestMain lets the test binary be the no-op server too, as the command is.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == "noop" {
+		if err := serveNoop(os.Args[2]); err != nil {
+			os.Exit(1)
+		}
+	}
+	os.Exit(m.Run())
+}
+
+func noopAddr(t *testing.T) string {
+	t.Helper()
+	addr, err := freeAddr()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := start(t.Context(), 0, filepath.Join(t.TempDir(), "log"), addr, nil, os.Args[0], "noop", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.stop)
+	return addr
+}
+
+func TestLoadCountsAnswers(t *testing.T) {
+	addr := noopAddr(t)
+	s := &settings{users: 10, tokens: 10, work: t.TempDir()}
+	for _, make := range []func() (*contest, error){s.rls, s.authz} {
+		c, err := make()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var r result
+		l := &load{addr: addr, method: c.method, messages: c.messages, conns: 2, inflight: 4, classify: func(m []byte) kind {
+			if r.requests() >= 200 {
+				cancel()
+			}
+			return c.classify(m)
+		}}
+		if err := l.run(ctx, &r); err != nil {
+			t.Fatal(err)
+		}
+		cancel()
+		if r.passed.Load() < 200 || r.failed.Load() > 0 || r.refused.Load() > 0 || r.percentile(0.5) <= 0 || r.percentile(0.99) < r.percentile(0.5) {
+			t.Errorf("%s: passed %d, refused %d, failed %d", c.name, r.passed.Load(), r.refused.Load(), r.failed.Load())
+		}
+	}
+}
+
+func TestLoadReportsFailures(t *testing.T) {
+	addr := noopAddr(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var r result
+	l := &load{addr: addr, method: "/none/None", messages: [][]byte{{}}, conns: 1, inflight: 1, classify: func([]byte) kind { return passed }}
+	go func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for r.failed.Load() == 0 && ctx.Err() == nil {
+			<-tick.C
+		}
+		cancel()
+	}()
+	if err := l.run(ctx, &r); err != nil {
+		t.Fatal(err)
+	}
+	if r.failed.Load() == 0 || *r.failure.Load() != "grpc-status 12" {
+		t.Errorf("failed %d, %v", r.failed.Load(), r.failure.Load())
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	s := &settings{users: 1}
+	c, err := s.rls()
+	if err != nil {
+		t.Fatal(err)
+	}
+	over, err := proto.Marshal(&rlsv3.RateLimitResponse{OverallCode: rlsv3.RateLimitResponse_OVER_LIMIT})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.classify(over) != refused {
+		t.Error("over the limit counts as passed")
+	}
+}
+
+func TestParseStat(t *testing.T) {
+	got, err := parseStat("7 (a (b) c) S 1 7 7 0 -1 4194560 5 0 0 0 12 34 0 0 20 0 1 0 99")
+	if err != nil || got != 460_000 {
+		t.Errorf("got %d, %v", got, err)
+	}
+	for _, bad := range []string{"", "7 (x) S 1", "7 (x) S 1 7 7 0 -1 4194560 5 0 0 0 a b 0 0"} {
+		if _, err := parseStat(bad); err == nil {
+			t.Errorf("%q: no error", bad)
+		}
+	}
+	data, err := os.ReadFile("/proc/self/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parseStat(string(data)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestStartSaysWhy(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, err := start(ctx, 0, filepath.Join(t.TempDir(), "log"), "127.0.0.1:1", nil, "sh", "-c", "echo no such luck")
+	if err == nil || !strings.Contains(err.Error(), "no such luck") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestCommandLine(t *testing.T) {
+	for _, args := range [][]string{{"-nope"}, {"-runs", "x"}} {
+		if err := run(t.Context(), args, &bytes.Buffer{}); err == nil {
+			t.Errorf("%v: no error", args)
+		}
+	}
+}
+
+func TestMedian(t *testing.T) {
+	f := []figures{{server: 3}, {server: 1}, {server: 2}}
+	if got := median(f, func(f figures) float64 { return f.server }); got != 2 {
+		t.Errorf("got %v", got)
+	}
+	if (&result{}).percentile(0.5) != 0 {
+		t.Error("a percentile of nothing")
+	}
+}
+
+// The whole of it, once, short: no figure is asserted.
+func TestWholeRun(t *testing.T) {
+	bin := t.TempDir()
+	if out, err := exec.Command("go", "build", "-o", bin+"/", "../../cmd/authz").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var out bytes.Buffer
+	err := run(t.Context(), []string{"-runs", "1", "-window", "200ms", "-warm", "100ms", "-bin", bin, "-config", "../../config", "authz"}, &out)
+	if err != nil || !strings.Contains(out.String(), "ratio to no-op: ") {
+		t.Errorf("%v: %s", err, &out)
+	}
+}
