@@ -1,13 +1,17 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/account"
 	"github.com/tollgate-proxy/tollgate/internal/app"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/flag"
+	"github.com/tollgate-proxy/tollgate/internal/gate"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
 )
 
@@ -17,6 +21,28 @@ func newAPI(c Config, rt *app.Runtime, verifier *authn.Verifier, store *revocati
 	if err != nil {
 		return nil, err
 	}
-	_, _, _, _, _ = rt, verifier, store, flags, watcher
-	return account.New(auth), nil
+	auditor := account.LogAuditor{Log: rt.Log}
+	return account.New(auth,
+		&account.Tokens{Revoker: store, Checker: store, Inspector: inspector{verifier, time.Now}, Auditor: auditor, Now: time.Now},
+		account.NewFlags(flags, watcher, auditor, time.Now),
+	), nil
+}
+
+// inspector verifies tokens for the API as the gate does.
+type inspector struct {
+	verifier *authn.Verifier
+	now      func() time.Time
+}
+
+// Inspect implements account.TokenInspector.
+func (i inspector) Inspect(token string) (revocation.Token, error) {
+	p, err := i.verifier.Verify(token, i.now())
+	if err != nil {
+		var e *authn.Error
+		if errors.As(err, &e) && e.Code == authn.CodeExpired {
+			err = fmt.Errorf("%w: %w", account.ErrTokenExpired, err)
+		}
+		return revocation.Token{}, err
+	}
+	return gate.RevocationToken(p), nil
 }

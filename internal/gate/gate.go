@@ -202,11 +202,7 @@ func (g *Gate) authenticate(ctx context.Context, r *Request, route *policy.Route
 		o.refuse(statusOf(e.Code), e.Code, e.Public)
 		return nil, false
 	}
-	token := revocation.Token{
-		Digest: principal.SigningInput, Issuer: principal.Issuer, TokenID: principal.TokenID,
-		Session: principal.Session, Subject: principal.Subject, ClientID: principal.ClientID,
-		IssuedAt: principal.IssuedAt, ExpiresAt: principal.ExpiresAt, Version: principal.Version,
-	}
+	token := RevocationToken(principal)
 	verdict, err := g.denylist.Check(ctx, &token, o.Now, stalePolicy(route.OnStale))
 	switch {
 	case public && (err != nil || verdict.Revoked):
@@ -219,6 +215,15 @@ func (g *Gate) authenticate(ctx context.Context, r *Request, route *policy.Route
 		return nil, false
 	}
 	return principal, true
+}
+
+// RevocationToken is what the denylist needs to know of a verified token.
+func RevocationToken(p *authn.Principal) revocation.Token {
+	return revocation.Token{
+		Digest: p.SigningInput, Issuer: p.Issuer, TokenID: p.TokenID,
+		Session: p.Session, Subject: p.Subject, ClientID: p.ClientID,
+		IssuedAt: p.IssuedAt, ExpiresAt: p.ExpiresAt, Version: p.Version,
+	}
 }
 
 func (g *Gate) verify(r *Request, now time.Time) (*authn.Principal, error) {
