@@ -73,9 +73,14 @@ func (e *Error) Error() string {
 	return text
 }
 
-// do sends in as JSON (nothing where nil) and decodes the answer into out (where
-// not nil). An answer other than 2xx is an *Error.
+// do is call without a query.
 func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
+	return c.call(ctx, method, path, nil, in, out)
+}
+
+// call sends in as JSON (nothing where nil) and decodes the answer into out
+// (where not nil). An answer other than 2xx is an *Error.
+func (c *Client) call(ctx context.Context, method, path string, query url.Values, in, out any) error {
 	var body io.Reader
 	if in != nil {
 		data, err := json.Marshal(in)
@@ -84,7 +89,9 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 		}
 		body = bytes.NewReader(data)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, c.base.JoinPath(path).String(), body)
+	target := c.base.JoinPath(path)
+	target.RawQuery = query.Encode()
+	request, err := http.NewRequestWithContext(ctx, method, target.String(), body)
 	if err != nil {
 		return err
 	}

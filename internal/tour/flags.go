@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/flag"
 )
 
 // flagPause is between two looks at whether a change has arrived; it takes tens
@@ -15,36 +17,45 @@ const flagPause = 20 * time.Millisecond
 
 const flagHeader = "X-Feature-Flags"
 
+// banner is the tour's own flag, which nobody else uses.
+func banner() flag.Definition {
+	return flag.Definition{
+		Key:            "tour-banner",
+		State:          flag.Enabled,
+		Variants:       map[string]any{"on": true, "off": false},
+		DefaultVariant: "off",
+		Extension:      flag.Extension{Description: "Made by the tour, and removed at its end"},
+	}
+}
+
+const flagReason = "the tour shows a flag at run time"
+
 func featureFlag(ctx context.Context, g *guide) (err error) {
 	user, token, err := g.token("admin")
 	if err != nil {
 		return err
 	}
-	key := g.target.Flag
-	set := func(value string) error {
-		if err := g.target.API.SetFlag(ctx, key, value, "the tour shows a flag at run time"); err != nil {
-			return fmt.Errorf("turn the flag %s %s: %w", key, value, err)
-		}
-		return nil
-	}
-	request := call{method: http.MethodGet, path: backendPath, token: token, as: user}
-	if err := set("off"); err != nil { // an interrupted tour may have left it on
-		return err
-	}
-	if err := g.seesFlag(ctx, request, key, false); err != nil {
-		return err
-	}
-	if err := set("on"); err != nil {
-		return err
+	definition := banner()
+	if err := g.target.API.PutFlag(ctx, definition, flagReason); err != nil {
+		return fmt.Errorf("make a flag: %w", err)
 	}
 	defer func() {
 		// Left as it was found, even when the visitor leaves early.
-		ctx = context.WithoutCancel(ctx)
-		err = errors.Join(err, set("off"))
+		if deleteErr := g.target.API.DeleteFlag(context.WithoutCancel(ctx), definition.Key, "the tour is over"); deleteErr != nil {
+			err = errors.Join(err, fmt.Errorf("remove the flag: %w", deleteErr))
+		}
 	}()
+	g.paper.note("PUT /v1/flags/%s: a flag that is off", definition.Key)
+	request := call{method: http.MethodGet, path: backendPath, token: token, as: user}
+	if err := g.seesFlag(ctx, request, definition.Key, false); err != nil {
+		return err
+	}
+	if err := g.target.API.SetFlag(ctx, definition.Key, "on", flagReason); err != nil {
+		return fmt.Errorf("turn the flag on: %w", err)
+	}
 	begin := time.Now()
-	g.paper.note("PATCH /v1/flags/%s: on for everyone", key)
-	if err := g.seesFlag(ctx, request, key, true); err != nil {
+	g.paper.note("PATCH /v1/flags/%s: on for everyone", definition.Key)
+	if err := g.seesFlag(ctx, request, definition.Key, true); err != nil {
 		return err
 	}
 	g.paper.note("live after %s", short(time.Since(begin)))

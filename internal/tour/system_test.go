@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/tollgate-proxy/tollgate/internal/echo"
+	"github.com/tollgate-proxy/tollgate/internal/flag"
 	"github.com/tollgate-proxy/tollgate/internal/tour"
 )
 
@@ -39,11 +40,14 @@ type system struct {
 	apiError    error
 	startError  error
 	flagError   error
+	setError    error
+	deleteError error
 
 	mu      sync.Mutex
 	issued  map[string]claims
 	revoked map[string]bool
 	spent   map[string]int
+	key     string // of the flag, empty where there is none
 	flag    string
 	dead    bool
 	failed  int
@@ -59,7 +63,7 @@ type claims struct {
 func newSystem(t *testing.T) *system {
 	s := &system{
 		anonymous: http.StatusUnauthorized, challenge: `Bearer realm="tollgate"`,
-		free: 10, retryAfter: "6", mlCost: 5, threshold: 5, flag: "off",
+		free: 10, retryAfter: "6", mlCost: 5, threshold: 5,
 		issued: map[string]claims{}, revoked: map[string]bool{}, spent: map[string]int{},
 	}
 	server := httptest.NewServer(s)
@@ -69,7 +73,7 @@ func newSystem(t *testing.T) *system {
 }
 
 func (s *system) target() tour.Target {
-	return tour.Target{Envoy: s.url, API: s, Mint: s.mint, Parts: s, Flag: "beta"}
+	return tour.Target{Envoy: s.url, API: s, Mint: s.mint, Parts: s}
 }
 
 func (s *system) mint(user, tier string) (string, error) {
@@ -96,11 +100,25 @@ func (s *system) RevokeToken(_ context.Context, token, _ string) error {
 	return s.apiError
 }
 
+func (s *system) PutFlag(_ context.Context, definition flag.Definition, _ string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.key, s.flag = definition.Key, definition.DefaultVariant
+	return s.flagError
+}
+
+func (s *system) DeleteFlag(context.Context, string, string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.key = ""
+	return s.deleteError
+}
+
 func (s *system) SetFlag(_ context.Context, _, value, _ string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.flag = value
-	return s.flagError
+	return s.setError
 }
 
 func (s *system) KillPart(string) error {
@@ -214,7 +232,11 @@ func (s *system) backend(w http.ResponseWriter, r *http.Request, who claims) {
 	}
 	r.Header.Set("X-User-Tier", who.Tier)
 	if !s.noFlags || who.Tier != "premium" {
-		r.Header.Set("X-Feature-Flags", "beta="+s.flag)
+		flags := "ml-v2=on"
+		if s.key != "" {
+			flags += "," + s.key + "=" + s.flag
+		}
+		r.Header.Set("X-Feature-Flags", flags)
 	}
 	w.Header().Set("X-Request-Id", "1")
 	echo.Handler().ServeHTTP(w, r)

@@ -3,7 +3,7 @@
 // people, the end-to-end tests take it for us.
 //
 // A tour leaves the system as it found it: users are new each time, the flag it
-// turns on is turned off again, and the service it kills is started again. So it
+// makes is removed again, and the service it kills is started again. So it
 // can be taken again at once.
 package tour
 
@@ -14,6 +14,8 @@ import (
 	"io"
 	"net/http"
 	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/flag"
 )
 
 // Target is the system to walk through. All fields but Colour are required.
@@ -26,8 +28,6 @@ type Target struct {
 	Mint func(user, tier string) (string, error)
 	// Parts kills and restarts a Python service.
 	Parts Parts
-	// Flag is the key of a feature flag that is off.
-	Flag string
 	// Colour writes terminal colours.
 	Colour bool
 }
@@ -36,6 +36,9 @@ type Target struct {
 type API interface {
 	// RevokeToken refuses a token from now on.
 	RevokeToken(ctx context.Context, token, reason string) error
+	// PutFlag writes a whole flag, DeleteFlag removes it.
+	PutFlag(ctx context.Context, definition flag.Definition, reason string) error
+	DeleteFlag(ctx context.Context, key, reason string) error
 	// SetFlag turns a flag "on" or "off" for everyone.
 	SetFlag(ctx context.Context, key, value, reason string) error
 }

@@ -37,7 +37,7 @@ func TestTourOfASoundSystem(t *testing.T) {
 			"    < 429 Too Many Requests  rate_limited",
 			"tokens left: 9, then 4",
 			"    < 503 Service Unavailable  circuit_open",
-			"      x-feature-flags: beta=on\n",
+			"      x-feature-flags: ml-v2=on,tour-banner=on\n",
 			"Tour: 9 of 9 steps as they should be.",
 		} {
 			if !strings.Contains(out.String(), want) {
@@ -47,8 +47,8 @@ func TestTourOfASoundSystem(t *testing.T) {
 		if strings.Contains(out.String(), "\x1b") {
 			t.Error("colours where none were asked for")
 		}
-		if system.flag != "off" || system.dead {
-			t.Errorf("left behind: flag %s, service dead %t", system.flag, system.dead)
+		if system.key != "" || system.dead {
+			t.Errorf("left behind: flag %q, service dead %t", system.key, system.dead)
 		}
 	}
 }
@@ -80,7 +80,9 @@ func TestTourNamesTheStepThatFails(t *testing.T) {
 		{"circuit never opens", func(s *system) { s.threshold = 1 << 30 }, "circuit breaker", "after 400 requests the circuit is not open"},
 		{"dead service answers", func(s *system) { s.undead = true }, "circuit breaker", "with the service dead"},
 		{"service does not start", func(s *system) { s.startError = errors.New("no python") }, "circuit breaker", "start the nlp service again: no python"},
-		{"flag refused", func(s *system) { s.flagError = errors.New("conflict") }, "feature flag", "turn the flag beta off: conflict"},
+		{"flag refused", func(s *system) { s.flagError = errors.New("conflict") }, "feature flag", "make a flag: conflict"},
+		{"flag not turned on", func(s *system) { s.setError = errors.New("conflict") }, "feature flag", "turn the flag on: conflict"},
+		{"flag not removed", func(s *system) { s.deleteError = errors.New("away") }, "feature flag", "remove the flag: away"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			system := newSystem(t)

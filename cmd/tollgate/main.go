@@ -1,0 +1,73 @@
+// Command tollgate is the operator's command: it runs the demo, mints and revokes
+// tokens, sets feature flags, checks configuration files and asks for health.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A second Ctrl-C ends the command at once, and with it its children.
+	context.AfterFunc(ctx, stop)
+	code := run(ctx, &process{
+		environ: os.Environ(),
+		stdin:   os.Stdin,
+		stdout:  os.Stdout,
+		stderr:  os.Stderr,
+		colour:  isTerminal(os.Stdout) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
+	}, os.Args[1:])
+	stop()
+	os.Exit(code)
+}
+
+// process is what a command knows of the world around it.
+type process struct {
+	environ        []string
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	// colour says that stdout is a terminal that shows colours.
+	colour bool
+}
+
+// getenv returns an environment variable, empty where it is not set.
+func (p *process) getenv(name string) string {
+	for _, variable := range p.environ {
+		if value, ok := strings.CutPrefix(variable, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+func isTerminal(f *os.File) bool {
+	info, err := f.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
+
+// root is the whole command.
+func root() command {
+	return command{
+		name:    "tollgate",
+		summary: "the operator's command",
+		commands: []command{
+			demoCommand(),
+			{
+				name: "token", summary: "mint development tokens, revoke tokens",
+				commands: []command{mintCommand(), revokeCommand()},
+			},
+			{
+				name: "flag", summary: "list and set feature flags",
+				commands: []command{flagListCommand(), flagSetCommand()},
+			},
+			checkConfigCommand(),
+			healthCommand(),
+			versionCommand(),
+		},
+	}
+}

@@ -1,0 +1,156 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/tollgate-proxy/tollgate/internal/authn"
+	"github.com/tollgate-proxy/tollgate/internal/config"
+	featureflag "github.com/tollgate-proxy/tollgate/internal/flag"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"tollgate": main,
+		"authz":    checkedAuthz,
+	})
+}
+
+// checkedAuthz stands in for the authz beside tollgate: a file that says "bad" is
+// refused, one that says "crash" ends it.
+func checkedAuthz() {
+	for _, variable := range os.Environ() {
+		if strings.HasPrefix(variable, "TOLLGATE_") {
+			fmt.Println("environment:", variable)
+		}
+	}
+	fmt.Println("arguments:", strings.Join(os.Args[1:], " "))
+	data, err := os.ReadFile(os.Args[2])
+	switch {
+	case err != nil:
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	case strings.Contains(string(data), "bad"):
+		fmt.Fprintln(os.Stderr, os.Args[2]+":1: mode: bad: production or development")
+		os.Exit(1)
+	case strings.Contains(string(data), "crash"):
+		os.Exit(9)
+	}
+}
+
+// secret is what the fake API wants.
+const secret = "the-operators-secret"
+
+func TestScripts(t *testing.T) {
+	const scripts = "testdata/script"
+	if found, err := filepath.Glob(filepath.Join(scripts, "*.txtar")); err != nil || len(found) == 0 {
+		t.Fatalf("%d scripts in %s: %v", len(found), scripts, err)
+	}
+	testscript.Run(t, testscript.Params{
+		Dir: scripts,
+		Setup: func(env *testscript.Env) error {
+			api := httptest.NewServer(http.HandlerFunc(fakeAPI))
+			env.Defer(api.Close)
+			silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts, and never answers
+			if err != nil {
+				return err
+			}
+			env.Defer(func() { _ = silent.Close() })
+			env.Setenv("API", api.URL)
+			env.Setenv("SILENT", "http://"+silent.Addr().String())
+			env.Setenv("SECRET", secret)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"verify": verify},
+	})
+}
+
+// verify checks that each line of a file is a token of its own that authz accepts
+// in development mode: verify KEYFILE TOKENS USER TIER.
+func verify(ts *testscript.TestScript, _ bool, arguments []string) {
+	cfg := authn.Default()
+	cfg.Development.KeyFile = config.Path(ts.MkAbs(arguments[0]))
+	verifier, err := authn.New(cfg, authn.Options{Development: true})
+	ts.Check(err)
+	seen := map[string]bool{}
+	for line := range strings.Lines(ts.ReadFile(arguments[1])) {
+		principal, err := verifier.Verify(strings.TrimSpace(line), time.Now())
+		ts.Check(err)
+		if principal.Subject != arguments[2] || principal.Tier != arguments[3] || seen[principal.TokenID] {
+			ts.Fatalf("principal %+v", principal)
+		}
+		seen[principal.TokenID] = true
+	}
+	if len(seen) == 0 {
+		ts.Fatalf("no token")
+	}
+}
+
+// fakeAPI plays authz's management API.
+func fakeAPI(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	refuse := func(status int, code, detail string) {
+		w.Header().Set("Content-Type", "application/problem+json")
+		w.WriteHeader(status)
+		_ = json.NewEncoder(w).Encode(map[string]any{"status": status, "code": code, "detail": detail, "request_id": "r-1"})
+	}
+	if r.Header.Get("Authorization") != "Bearer "+secret {
+		refuse(http.StatusUnauthorized, "credentials_required", "Present the secret of a management client.")
+		return
+	}
+	const definition = `"state":"ENABLED","variants":{"on":true,"off":false},"defaultVariant":"off"`
+	when := time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC).Format(time.RFC3339)
+	flag := func(key, tollgate string, version int) string {
+		whole := fmt.Sprintf(`{%s,"tollgate":%s}`, definition, tollgate)
+		parsed, err := featureflag.ParseFlag("definition", key, []byte(whole))
+		if err != nil {
+			panic(err)
+		}
+		return fmt.Sprintf(`{"key":%q,"version":%d,"updated":%q,"updated_by":"ada","owner":%q,"summary":%q,"definition":%s}`,
+			key, version, when, parsed.Extension.Owner, parsed.Summary(), whole)
+	}
+	switch r.Method + " " + r.URL.Path {
+	case "POST /v1/tokens/revoke":
+		switch string(body) {
+		case `{"reason":"","token":"a.b.c"}`, `{"reason":"lost","token":"d.e.f"}`:
+			w.WriteHeader(http.StatusNoContent)
+		default:
+			refuse(http.StatusBadRequest, "token_malformed", "That is no token.")
+		}
+	case "GET /v1/flags":
+		fmt.Fprintf(w, `{"flags":[%s]}`, strings.Join([]string{
+			flag("checkout", `{"force":"on"}`, 7),
+			flag("ml-v2", `{"owner":"ml","rollout":{"percentage":12.5},"audience":{"tiers":["premium"],"roles":["beta"]}}`, 1),
+			flag("old", `{"killed":true}`, 2),
+			flag("plain", `{}`, 3),
+		}, ","))
+	case "PATCH /v1/flags/checkout":
+		switch string(body) {
+		case `{"state":"on","reason":"launch","version":7}`:
+			fmt.Fprint(w, flag("checkout", `{"force":"on"}`, 8))
+		case `{"rollout":25.5}`:
+			fmt.Fprint(w, flag("checkout", `{"rollout":{"percentage":25.5}}`, 8))
+		case `{"variant":"blue"}`:
+			fmt.Fprint(w, flag("checkout", `{"force":"off"}`, 9))
+		default:
+			refuse(http.StatusConflict, "flag_changed", "It was "+string(body)+".")
+		}
+	default:
+		http.NotFound(w, r)
+	}
+}

@@ -1,0 +1,152 @@
+package apiclient_test
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tollgate-proxy/tollgate/internal/apiclient"
+	"github.com/tollgate-proxy/tollgate/internal/flag"
+)
+
+// server records the last request and gives the answer of a test.
+type server struct {
+	request string // method, path with query, and body
+	header  http.Header
+	status  int
+	kind    string
+	body    string
+}
+
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	s.request, s.header = strings.TrimSpace(r.Method+" "+r.URL.String()+" "+string(body)), r.Header
+	w.Header().Set("Content-Type", s.kind)
+	if s.status/100 == 3 {
+		w.Header().Set("Location", "/elsewhere")
+	}
+	w.WriteHeader(s.status)
+	_, _ = io.WriteString(w, s.body)
+}
+
+func start(t *testing.T, s *server) *apiclient.Client {
+	t.Helper()
+	api := httptest.NewServer(s)
+	t.Cleanup(api.Close)
+	client, err := apiclient.New(api.URL, "secret", 10*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return client
+}
+
+func TestCalls(t *testing.T) {
+	definition := flag.Definition{
+		Key: "a b", State: flag.Enabled, Variants: map[string]any{"on": true}, DefaultVariant: "on",
+	}
+	const stored = `{"key":"a","version":3,"updated":"2026-01-02T03:04:05Z","updated_by":"ada","summary":"on for everyone","owner":"web","expired":true,"definition":{"state":"ENABLED","variants":{"on":true},"defaultVariant":"on"}}`
+	want := apiclient.Flag{
+		Key: "a", Version: 3, Updated: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), UpdatedBy: "ada",
+		Summary: "on for everyone", Owner: "web", Expired: true,
+		Definition: flag.Definition{State: flag.Enabled, Variants: map[string]any{"on": true}, DefaultVariant: "on"},
+	}
+	percent, version := 12.5, int64(3)
+	for _, tc := range []struct {
+		name, answer string
+		call         func(c *apiclient.Client) (any, error)
+		request      string
+		want         any
+	}{
+		{"revoke", `{}`, func(c *apiclient.Client) (any, error) { return nil, c.RevokeToken(t.Context(), "t", "lost") },
+			`POST /v1/tokens/revoke {"reason":"lost","token":"t"}`, nil},
+		{"flags", `{"version":9,"flags":[` + stored + `]}`, func(c *apiclient.Client) (any, error) { return c.Flags(t.Context()) },
+			`GET /v1/flags`, []apiclient.Flag{want}},
+		{"change", stored, func(c *apiclient.Client) (any, error) {
+			return c.ChangeFlag(t.Context(), "a/b", apiclient.FlagChange{Rollout: &percent, Version: &version, Reason: "why"})
+		}, `PATCH /v1/flags/a%2Fb {"rollout":12.5,"reason":"why","version":3}`, want},
+		{"set", stored, func(c *apiclient.Client) (any, error) { return nil, c.SetFlag(t.Context(), "a", "off", "") },
+			`PATCH /v1/flags/a {"state":"off"}`, nil},
+		{"put", stored, func(c *apiclient.Client) (any, error) { return nil, c.PutFlag(t.Context(), definition, "why") },
+			`PUT /v1/flags/a%20b {"definition":{"state":"ENABLED","variants":{"on":true},"defaultVariant":"on"},"reason":"why"}`, nil},
+		{"delete", ``, func(c *apiclient.Client) (any, error) { return nil, c.DeleteFlag(t.Context(), "a", "no more & out") },
+			`DELETE /v1/flags/a?reason=no+more+%26+out`, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := &server{status: http.StatusOK, body: tc.answer}
+			got, err := tc.call(start(t, s))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tc.want, got); diff != "" {
+				t.Errorf("answer (-want +got):\n%s", diff)
+			}
+			if s.request != tc.request {
+				t.Errorf("request %s, want %s", s.request, tc.request)
+			}
+			if s.header.Get("Authorization") != "Bearer secret" {
+				t.Errorf("authorization %q", s.header.Get("Authorization"))
+			}
+		})
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	const problem = "application/problem+json"
+	for _, tc := range []struct {
+		name             string
+		status           int
+		kind, body, want string
+	}{
+		{"problem", 409, problem + "; charset=utf-8", `{"code":"version_conflict","detail":"Read it again.","request_id":"r-1"}`,
+			"the API answered 409 Conflict (version_conflict): Read it again. [request r-1]"},
+		{"plain", 502, "text/plain", "no", "the API answered 502 Bad Gateway"},
+		{"broken problem", 500, problem, "{", "the API answered 500 Internal Server Error"},
+		{"redirect", 302, "", "", "the API answered 302 Found"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			client := start(t, &server{status: tc.status, kind: tc.kind, body: tc.body})
+			_, flagsErr := client.Flags(t.Context())
+			_, changeErr := client.ChangeFlag(t.Context(), "a", apiclient.FlagChange{})
+			for _, err := range []error{
+				flagsErr, changeErr, client.RevokeToken(t.Context(), "t", ""),
+				client.PutFlag(t.Context(), flag.Definition{Key: "a"}, ""), client.DeleteFlag(t.Context(), "a", ""),
+			} {
+				refusal := new(apiclient.Error)
+				if !errors.As(err, &refusal) || refusal.Status != tc.status || refusal.Error() != tc.want {
+					t.Errorf("error %v, want %s", err, tc.want)
+				}
+			}
+		})
+	}
+}
+
+func TestAnswerThatIsNone(t *testing.T) {
+	client := start(t, &server{status: http.StatusOK, body: "<html>"})
+	if _, err := client.Flags(t.Context()); err == nil || !strings.Contains(err.Error(), "GET /v1/flags: the answer is not what was expected") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestNew(t *testing.T) {
+	for _, base := range []string{"", "127.0.0.1:8101", "ftp://host", "http://", "http://user:pass@host", "http://host?x=1", "http://h\x00"} {
+		if _, err := apiclient.New(base, "secret", time.Second); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: error %v", base, err)
+		}
+	}
+	if _, err := apiclient.New("http://host", "two words", time.Second); err == nil || strings.Contains(err.Error(), "words") {
+		t.Errorf("error %v", err)
+	}
+	if _, err := apiclient.New("https://host:1/base", "", time.Second); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,118 @@
+// Package demo is `tollgate demo`: it starts the whole system on the loopback,
+// tells where everything is, takes the tour and stays up until it is told to
+// stop.
+package demo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/apiclient"
+	"github.com/tollgate-proxy/tollgate/internal/authn"
+	"github.com/tollgate-proxy/tollgate/internal/stack"
+	"github.com/tollgate-proxy/tollgate/internal/tour"
+)
+
+// TourMode says whether the tour is taken.
+type TourMode string
+
+const (
+	// TourThenStay takes the tour and stays up.
+	TourThenStay TourMode = "yes"
+	// TourOnly takes the tour and stops.
+	TourOnly TourMode = "only"
+	// TourNone stays up without a tour.
+	TourNone TourMode = "none"
+)
+
+// Options say how the demo runs.
+type Options struct {
+	// Stack is what to start. Progress, OnExit and Env are the demo's own.
+	Stack stack.Options
+	Tour  TourMode
+	// Out is where everything is said; Colour uses terminal colours.
+	Out    io.Writer
+	Colour bool
+}
+
+// KeyFile is where the development signing key is kept, below the root folder. It
+// outlives the demo, so that a token minted before a restart is good after it.
+func KeyFile(root string) string { return filepath.Join(root, "var", "dev", "signing-key.pem") }
+
+const (
+	apiTimeout = 10 * time.Second
+	tokenTTL   = 30 * time.Minute
+)
+
+// Run starts the system, takes the tour and, unless Tour is TourOnly, waits for
+// ctx to end. Then everything is stopped. The error names each step of the tour
+// that failed, and each part that could not be started or stopped.
+func Run(ctx context.Context, o Options) (err error) {
+	say := &speaker{out: o.Out, colour: o.Colour}
+	if o.Stack.KeyFile == "" {
+		o.Stack.KeyFile = KeyFile(o.Stack.Root)
+	}
+	minter, err := authn.NewMinter(o.Stack.KeyFile)
+	if err != nil {
+		return fmt.Errorf("development signing key: %w", err)
+	}
+	o.Stack.Env = shortTimes()
+	o.Stack.Progress = say.progress
+	o.Stack.OnExit = say.exited
+	say.title()
+	begin := time.Now()
+	s, err := stack.Start(ctx, o.Stack)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		say.stopping()
+		err = errors.Join(err, s.Stop())
+		say.stopped()
+	}()
+	say.ready(s, time.Since(begin))
+
+	var tourErr error
+	if o.Tour != TourNone {
+		if tourErr = takeTour(ctx, o, s, minter); tourErr != nil && ctx.Err() != nil {
+			return fmt.Errorf("the tour was interrupted: %w", context.Cause(ctx))
+		}
+	}
+	if o.Tour != TourOnly {
+		say.staying(s)
+		<-ctx.Done()
+	}
+	return tourErr
+}
+
+func takeTour(ctx context.Context, o Options, s *stack.Stack, minter *authn.Minter) error {
+	api, err := apiclient.New(s.Operator().URL, s.Operator().Token, apiTimeout)
+	if err != nil {
+		return err
+	}
+	_, err = tour.Run(ctx, tour.Target{
+		Envoy: s.URL(stack.EnvoyListener),
+		API:   api,
+		Mint: func(user, tier string) (string, error) {
+			return minter.Mint(authn.MintOptions{User: user, Tier: tier, TTL: tokenTTL})
+		},
+		Parts:  s,
+		Colour: o.Colour,
+	}, o.Out)
+	return err
+}
+
+// shortTimes makes what the tour shows happen while people watch: the breaker
+// tries again after 2 s instead of 60.
+func shortTimes() map[string][]string {
+	return map[string][]string{
+		"pyproxy": {
+			"TOLLGATE_BREAKER_RESET=2s",
+			"TOLLGATE_HEALTH_INTERVAL=1s",
+		},
+	}
+}

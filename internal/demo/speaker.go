@@ -1,0 +1,126 @@
+package demo
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/stack"
+)
+
+// speaker says what happens, a line each, so that it reads well in a log too.
+type speaker struct {
+	out    io.Writer
+	colour bool
+}
+
+// Terminal colours.
+const (
+	bold  = "\x1b[1m"
+	faint = "\x1b[2m"
+	red   = "\x1b[31m"
+	green = "\x1b[32m"
+	plain = "\x1b[0m"
+)
+
+func (s *speaker) printf(format string, args ...any) {
+	_, _ = fmt.Fprintf(s.out, format, args...) // that nobody reads is no failure
+}
+
+func (s *speaker) paint(colour, text string) string {
+	if !s.colour {
+		return text
+	}
+	return colour + text + plain
+}
+
+func (s *speaker) title() {
+	s.printf("%s\n", s.paint(bold, "Tollgate demo: Envoy, authz, ratelimit, two pyproxy and five Python services on this machine's loopback"))
+}
+
+func (s *speaker) progress(p stack.Progress) {
+	switch p.Step {
+	case stack.StepReady:
+		s.printf("  %s %-11s %s\n", s.paint(green, "ready  "), p.Part, s.paint(faint, seconds(p.Took)))
+	case stack.StepStopped:
+		s.printf("  stopped %-11s %s\n", p.Part, s.paint(faint, seconds(p.Took)))
+	case stack.StepStart:
+		s.printf("  start   %s\n", p.Part)
+	}
+}
+
+func (s *speaker) exited(e *stack.ExitError) {
+	s.printf("\n%s %v\n", s.paint(red, "!"), e)
+}
+
+// what the parts are for, by name.
+var purposes = map[string]string{
+	stack.Redis:     "counters, revocations and flags, shared by all",
+	stack.Echo:      "the backend, which shows what reached it",
+	stack.Authz:     "who may pass (ext_authz), and the management API",
+	stack.Ratelimit: "how much (rate limit service)",
+	stack.Pyproxy1:  "resilient proxy before the Python services",
+	stack.Pyproxy2:  "its second replica",
+	stack.Envoy:     "the gateway: send requests here",
+	"ml":            "price prediction",
+	"nlp":           "language detection and translation",
+	"fraud":         "payment risk",
+	"data":          "validation and aggregation",
+	"blockchain":    "contract, sandwich, wallet and flow analysis",
+}
+
+func (s *speaker) ready(st *stack.Stack, took time.Duration) {
+	s.printf("\n%s\n\n", s.paint(green, "Everything is ready after "+seconds(took)+"."))
+	table := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(table, "  PART\tPID\tADDRESSES\tWHAT IT IS")
+	ports := st.Ports()
+	for _, part := range st.Status() {
+		var addresses []string
+		for _, e := range part.Endpoints {
+			addresses = append(addresses, address(ports, part.Name, e))
+		}
+		pid := "-"
+		if part.PID != 0 {
+			pid = fmt.Sprint(part.PID)
+		}
+		_, _ = fmt.Fprintf(table, "  %s\t%s\t%s\t%s\n", part.Name, pid, strings.Join(addresses, "  "), purposes[part.Name])
+	}
+	_ = table.Flush()
+}
+
+// address writes an endpoint as people use it: an HTTP one as a URL, with what it
+// is for where a part has several.
+func address(ports stack.Ports, part string, e stack.Endpoint) string {
+	use := strings.TrimSpace(strings.TrimPrefix(string(e), part))
+	text := ports.URL(e)
+	if e == stack.RedisServer || use == "grpc" {
+		text = ports.Address(e)
+	}
+	if use != "" {
+		text += " (" + use + ")"
+	}
+	return text
+}
+
+func (s *speaker) staying(st *stack.Stack) {
+	s.printf("\nThe system stays up until Ctrl-C. In another terminal, in this folder:\n\n")
+	gateway := st.URL(stack.EnvoyListener)
+	for _, line := range []string{
+		`TOKEN=$(bin/tollgate token mint -user ada -tier premium)`,
+		`curl -i -H "Authorization: Bearer $TOKEN" ` + gateway + `/orders`,
+		`bin/tollgate flag set advanced-analytics on`,
+		`bin/tollgate token revoke "$TOKEN"`,
+	} {
+		s.printf("  %s\n", line)
+	}
+	s.printf("\nLogs are in %s/.\n", st.LogFolder())
+}
+
+func (s *speaker) stopping() { s.printf("\nStopping.\n") }
+func (s *speaker) stopped()  { s.printf("Everything is stopped.\n") }
+
+func seconds(d time.Duration) string {
+	return fmt.Sprintf("%.1f s", d.Seconds())
+}
