@@ -63,6 +63,8 @@ func TestFingerprintIsNeverZero(t *testing.T) {
 
 func TestCheckDoesNotAllocate(t *testing.T) {
 	r := newTestReplica(t, nil)
+	r.set.learn(change{print: printOf(KindUser, "", "bob"), isMark: true, mark: mark{notBefore: 1}})
+	r.set.learn(change{print: printOf(KindSession, "", "bob"), entry: 1})
 	for name, token := range map[string]*Token{
 		"prepared":     prepared(exampleToken("alice")),
 		"not prepared": exampleToken("alice"),

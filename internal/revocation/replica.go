@@ -148,8 +148,11 @@ func (r *Replica) Check(t *Token, now time.Time) Verdict {
 		Staleness: staleness,
 		Fresh:     staleness <= r.options.MaxStaleness && !r.set.full.Load(),
 	}
-	p := &t.prints
-	if !t.prepared {
+	if r.set.len() == 0 {
+		return v
+	}
+	p := t.prepared
+	if p == nil {
 		var own prints
 		t.fill(&own)
 		p = &own

@@ -86,11 +86,10 @@ func (r *Receipt) add(w written, rs []Revocation) {
 // Check asks Redis about the token, in one round trip. The error wraps ErrUnavailable where Redis does not answer; the
 // token must then not be taken for good.
 func (s *Store) Check(ctx context.Context, t *Token) (Verdict, error) {
-	var own prints
-	p := &t.prints
-	if !t.prepared {
-		t.fill(&own)
-		p = &own
+	p := t.prepared
+	if p == nil {
+		p = new(prints)
+		t.fill(p)
 	}
 	var members [2][]string
 	var at [2][]int

@@ -333,7 +333,7 @@ func TestGarbageInRedis(t *testing.T) {
 		rdb := newClient(t, addr)
 		s := newTestStore(t, rdb, nil)
 		user := prepared(exampleToken("alice"))
-		good := member(user.prints[atUser], true)
+		good := member(user.prepared[atUser], true)
 		must := func(err error) {
 			t.Helper()
 			if err != nil {

@@ -17,8 +17,7 @@ type Token struct {
 	ExpiresAt time.Time
 	Version   int64 // the ver claim; 0 where absent
 
-	prints   prints
-	prepared bool
+	prepared *prints
 }
 
 // The places where a token can be covered. Sessions, users and clients can be revoked for one issuer or for any.
@@ -72,8 +71,8 @@ func (t *Token) fill(p *prints) {
 // Prepare computes what look-ups need, once, so that a cached token is checked again without hashing. Call it before
 // the token is shared between goroutines; checks of a token that was not prepared hash every time.
 func (t *Token) Prepare() {
-	t.fill(&t.prints)
-	t.prepared = true
+	t.prepared = new(prints)
+	t.fill(t.prepared)
 }
 
 // Revocations names the token itself in every way it can be named: by signing input and, where it has a jti, by
