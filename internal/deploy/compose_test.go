@@ -127,12 +127,7 @@ func TestComposeRunsTheEnvoyThatTheTestsRun(t *testing.T) {
 // TestComposeProgramsAcceptTheirConfiguration runs each program's own check with the files and the environment that
 // Compose gives it.
 func TestComposeProgramsAcceptTheirConfiguration(t *testing.T) {
-	bin := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "./cmd/authz", "./cmd/ratelimit", "./cmd/pyproxy")
-	build.Dir = root
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	bin := programs(t)
 	for _, s := range compose(t).Services {
 		if len(s.Command) == 0 || !strings.HasPrefix(s.Command[0], "/bin/") {
 			continue
@@ -152,6 +147,18 @@ func TestComposeProgramsAcceptTheirConfiguration(t *testing.T) {
 			t.Errorf("%s: %v: %v\n%s", s.Name, cmd.Args, err, out)
 		}
 	}
+}
+
+// programs builds the processes and returns the folder that holds them.
+func programs(t *testing.T) string {
+	t.Helper()
+	bin := t.TempDir()
+	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-o", bin, "./cmd/authz", "./cmd/ratelimit", "./cmd/pyproxy")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return bin
 }
 
 // onHost returns the file of the source tree that a path in a container stands for.
@@ -215,6 +222,12 @@ func TestComposeEnvoyIsTheShippedOne(t *testing.T) {
 
 // TestComposePyproxyIsTheShippedOne does the same for the services' addresses.
 func TestComposePyproxyIsTheShippedOne(t *testing.T) {
+	derived(t, "deploy/compose/pyproxy.yaml", "config/pyproxy.yaml", withServices(t))
+}
+
+// withServices is config/pyproxy.yaml with the Python services' names for addresses.
+func withServices(t *testing.T) []byte {
+	t.Helper()
 	text := read(t, "config/pyproxy.yaml")
 	for port, name := range map[int]string{9201: "ml", 9202: "nlp", 9203: "fraud", 9204: "data", 9205: "blockchain"} {
 		old := fmt.Appendf(nil, "127.0.0.1:%d", port)
@@ -227,8 +240,10 @@ func TestComposePyproxyIsTheShippedOne(t *testing.T) {
 			t.Errorf("service %s listens elsewhere: %v", name, command)
 		}
 	}
-	derived(t, "deploy/compose/pyproxy.yaml", "config/pyproxy.yaml", text)
+	return text
 }
+
+func itoa(n int) string { return strconv.Itoa(n) }
 
 // derived compares a file with what its source makes of it, or rewrites it.
 func derived(t *testing.T, name, source string, want []byte) {
