@@ -24,7 +24,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		return err
 	}
 	rt.Cleanup("redis", func(context.Context) error { return conn.Close() })
-	rt.Background("redis watch", conn.Watch)
+	rt.Background("redis watch", conn.Monitor)
 
 	rules, err := c.Limits.load()
 	if err != nil {
