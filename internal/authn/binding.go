@@ -1,10 +1,15 @@
 package authn
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/pem"
 	"errors"
+	"net/url"
+	"strings"
 )
 
-// binding is the cnf claim: the key that a client must show it has.
+// binding is the cnf claim: what a client must show that it has.
 type binding struct {
 	// jkt is the thumbprint of the key of a DPoP proof (RFC 9449).
 	jkt string
@@ -29,4 +34,28 @@ func bindingOf(cnf any) (*binding, error) {
 		return nil, errors.New("claim cnf has no method that is known here")
 	}
 	return b, nil
+}
+
+// checkCertificate checks that the certificate, in PEM and perhaps URL-encoded,
+// has the thumbprint. That it is valid is for the TLS handshake to say.
+func checkCertificate(text, thumbprint string) error {
+	if text == "" {
+		return errors.New("bound to a certificate, and presented without one")
+	}
+	if strings.HasPrefix(text, "-----BEGIN%20") {
+		plain, err := url.PathUnescape(text)
+		if err != nil {
+			return errors.New("the client's certificate is not URL-encoded")
+		}
+		text = plain
+	}
+	block, _ := pem.Decode([]byte(text))
+	if block == nil || block.Type != "CERTIFICATE" {
+		return errors.New("the client's certificate is not PEM")
+	}
+	sum := sha256.Sum256(block.Bytes)
+	if base64.RawURLEncoding.EncodeToString(sum[:]) != thumbprint {
+		return errors.New("bound to another certificate")
+	}
+	return nil
 }

@@ -17,14 +17,16 @@ const MaxLifetimeLimit = 24 * time.Hour
 
 // Config says where tokens are found and whom to believe.
 type Config struct {
-	Sources        SourcesConfig     `yaml:"sources" doc:"Where in a request a token is looked for: the Authorization header first, then the named header, then the cookie."`
-	Issuers        []IssuerConfig    `yaml:"issuers" doc:"Issuers whose tokens are accepted."`
-	Leeway         time.Duration     `yaml:"leeway" doc:"How far an issuer's clock may be from ours when times in a token are checked; 0s to 5m."`
-	MaxLifetime    time.Duration     `yaml:"max_lifetime" doc:"Longest time between a token's issue and its expiry; 1s to 24h, and as long as a revocation of a token with an unknown expiry is kept."`
-	MaxTokenSize   config.Bytes      `yaml:"max_token_size" doc:"Longest token in bytes; a longer one is refused unread."`
-	SignatureCache config.Bytes      `yaml:"signature_cache" doc:"Memory for verified signatures; 0 verifies every time."`
-	JWKS           JWKSConfig        `yaml:"jwks" doc:"How key sets are fetched from the URLs of issuers."`
-	Development    DevelopmentConfig `yaml:"development" doc:"An issuer for development, whose private key lies in a file; refused outside development mode."`
+	Sources        SourcesConfig       `yaml:"sources" doc:"Where in a request a token is looked for: the Authorization header first, then the named header, then the cookie."`
+	Issuers        []IssuerConfig      `yaml:"issuers" doc:"Issuers whose tokens are accepted."`
+	Leeway         time.Duration       `yaml:"leeway" doc:"How far an issuer's clock may be from ours when times in a token are checked; 0s to 5m."`
+	MaxLifetime    time.Duration       `yaml:"max_lifetime" doc:"Longest time between a token's issue and its expiry; 1s to 24h, and as long as a revocation of a token with an unknown expiry is kept."`
+	MaxTokenSize   config.Bytes        `yaml:"max_token_size" doc:"Longest token in bytes; a longer one is refused unread."`
+	SignatureCache config.Bytes        `yaml:"signature_cache" doc:"Memory for verified signatures; 0 verifies every time."`
+	JWKS           JWKSConfig          `yaml:"jwks" doc:"How key sets are fetched from the URLs of issuers."`
+	Introspection  IntrospectionConfig `yaml:"introspection" doc:"A server that knows opaque tokens (RFC 7662)."`
+	Proofs         ProofsConfig        `yaml:"proofs" doc:"Proofs of possession (DPoP, RFC 9449) beside tokens that are bound to a key."`
+	Development    DevelopmentConfig   `yaml:"development" doc:"An issuer for development, whose private key lies in a file; refused outside development mode."`
 }
 
 // SourcesConfig names the places of a request that may hold a token.
@@ -55,6 +57,7 @@ type KeysConfig struct {
 	JWKSFile   config.Path `yaml:"jwks_file" doc:"JSON Web Key Set in a file."`
 	JWKSURL    string      `yaml:"jwks_url" doc:"JSON Web Key Set at an https URL, or http on the loopback."`
 	SecretFile config.Path `yaml:"secret_file" doc:"File with the shared secret of the HS algorithms, at least as long as the hash; one trailing line break is not part of it."`
+	Envoy      bool        `yaml:"envoy" doc:"Trust Envoy's jwt_authn filter to have verified the issuer's tokens, and take what it says in the metadata of the check."`
 	AllowHTTP  bool        `yaml:"allow_http" doc:"Accept a jwks_url with plain http on another host, where the network itself is trusted."`
 }
 
@@ -92,6 +95,30 @@ type JWKSConfig struct {
 	UnknownKey time.Duration `yaml:"unknown_key" doc:"A token with an unknown key causes a fetch at most once in this time; 1s to 1h."`
 }
 
+// IntrospectionConfig is a server that knows opaque tokens. A token is opaque
+// when it has not the three parts of a JSON Web Token.
+type IntrospectionConfig struct {
+	URL        string        `yaml:"url" doc:"Introspection endpoint, https or http on the loopback; empty refuses opaque tokens."`
+	AllowHTTP  bool          `yaml:"allow_http" doc:"Accept a url with plain http on another host, where the network itself is trusted."`
+	ClientID   string        `yaml:"client_id" doc:"Who asks, by HTTP basic authentication."`
+	SecretFile config.Path   `yaml:"secret_file" doc:"File with the secret of client_id; one trailing line break is not part of it."`
+	Issuer     string        `yaml:"issuer" doc:"Issuer of the tokens; an answer that names another is refused."`
+	Audiences  []string      `yaml:"audiences" doc:"Values of aud that mean us; where empty an answer may have any or none."`
+	Timeout    time.Duration `yaml:"timeout" doc:"Deadline of one question, which a request waits for; 10ms to 5s. Envoy's deadline for the whole check must be longer."`
+	TTL        time.Duration `yaml:"ttl" doc:"How long an answer is believed, and so how long a token lives on that was revoked there; 1s to 10m."`
+	Cache      config.Bytes  `yaml:"cache" doc:"Memory for answers, 64KiB to 1GiB."`
+	Concurrent int           `yaml:"concurrent" doc:"Most questions at a time; a token beyond is answered with 503. 1 to 1000."`
+	Claims     ClaimsConfig  `yaml:"claims" doc:"Members of the answer that hold what we read, where they differ from the usual claims."`
+	Tiers      TiersConfig   `yaml:"tiers" doc:"How the tier becomes a tier."`
+}
+
+// ProofsConfig is how DPoP proofs are judged.
+type ProofsConfig struct {
+	Algorithms []string      `yaml:"algorithms" doc:"Algorithms of proofs, none of them HS; ES256 and EdDSA by default."`
+	MaxAge     time.Duration `yaml:"max_age" doc:"How old a proof may be; 1s to 10m. A proof is remembered that long, and refused a second time by the same process."`
+	Remember   int           `yaml:"remember" doc:"Most proofs remembered; beyond it the oldest are forgotten early. 1000 to 10000000."`
+}
+
 // DevelopmentConfig is the issuer for development.
 type DevelopmentConfig struct {
 	KeyFile config.Path `yaml:"key_file" doc:"PEM file of the private key, made where it is missing; only in development mode."`
@@ -106,6 +133,8 @@ func Default() Config {
 		MaxTokenSize:   8 << 10,
 		SignatureCache: 64 << 20,
 		JWKS:           JWKSConfig{Refresh: 10 * time.Minute, Timeout: 5 * time.Second, UnknownKey: 10 * time.Second},
+		Introspection:  IntrospectionConfig{Timeout: 100 * time.Millisecond, TTL: 30 * time.Second, Cache: 8 << 20, Concurrent: 32},
+		Proofs:         ProofsConfig{Algorithms: []string{"ES256", "EdDSA"}, MaxAge: time.Minute, Remember: 100_000},
 	}
 }
 
@@ -118,10 +147,10 @@ func (c Config) Validate(r *config.Report) {
 	between(r, "leeway", c.Leeway, 0, 5*time.Minute)
 	between(r, "max_lifetime", c.MaxLifetime, time.Second, MaxLifetimeLimit)
 	if c.MaxTokenSize < 256 || c.MaxTokenSize > 64<<10 {
-		r.Fault("max_token_size", int64(c.MaxTokenSize), "256 to 64KiB")
+		r.Fault("max_token_size", c.MaxTokenSize, "256 to 64KiB")
 	}
 	if c.SignatureCache < 0 || c.SignatureCache > 8<<30 {
-		r.Fault("signature_cache", int64(c.SignatureCache), "0 to 8GiB")
+		r.Fault("signature_cache", c.SignatureCache, "0 to 8GiB")
 	}
 	names, issuers := map[string]bool{}, map[string]bool{}
 	for i, ic := range c.Issuers {
@@ -206,18 +235,62 @@ func (c KeysConfig) Validate(r *config.Report) {
 			n++
 		}
 	}
+	if c.Envoy {
+		n++
+	}
 	if n != 1 {
-		r.Fault("", nil, "exactly one of pem_file, jwks_file, jwks_url and secret_file")
+		r.Fault("", nil, "exactly one of pem_file, jwks_file, jwks_url, secret_file and envoy")
 	}
-	if c.JWKSURL == "" {
-		return
+	if c.JWKSURL != "" {
+		checkURL(r, "jwks_url", c.JWKSURL, c.AllowHTTP)
 	}
-	u, err := url.Parse(c.JWKSURL)
+}
+
+func checkURL(r *config.Report, key, text string, allowHTTP bool) {
+	u, err := url.Parse(text)
 	switch {
 	case err != nil || u.Host == "" || u.User != nil || (u.Scheme != "https" && u.Scheme != "http"):
-		r.Fault("jwks_url", c.JWKSURL, "an https URL without user and password")
-	case u.Scheme == "http" && !c.AllowHTTP && !isLoopback(u.Hostname()):
-		r.Fault("jwks_url", c.JWKSURL, "an https URL, or allow_http where the network itself is trusted")
+		r.Fault(key, text, "an https URL without user and password")
+	case u.Scheme == "http" && !allowHTTP && !isLoopback(u.Hostname()):
+		r.Fault(key, text, "an https URL, or allow_http where the network itself is trusted")
+	}
+}
+
+// Validate reports what is wrong with the section, where it is in use.
+func (c IntrospectionConfig) Validate(r *config.Report) {
+	if c.URL == "" {
+		return
+	}
+	checkURL(r, "url", c.URL, c.AllowHTTP)
+	if c.ClientID == "" {
+		r.Fault("client_id", c.ClientID, "the id that the server knows us by")
+	}
+	if c.SecretFile == "" {
+		r.Fault("secret_file", c.SecretFile, "a file with the secret")
+	}
+	if c.Issuer == "" || len(c.Issuer) > maxValue || !headerSafe(c.Issuer) || c.Issuer == DevelopmentIssuerURL {
+		r.Fault("issuer", c.Issuer, "the issuer of the tokens, 1 to 256 printable ASCII characters")
+	}
+	between(r, "timeout", c.Timeout, 10*time.Millisecond, 5*time.Second)
+	between(r, "ttl", c.TTL, time.Second, 10*time.Minute)
+	if c.Cache < 64<<10 || c.Cache > 1<<30 {
+		r.Fault("cache", c.Cache, "64KiB to 1GiB")
+	}
+	if c.Concurrent < 1 || c.Concurrent > 1000 {
+		r.Fault("concurrent", c.Concurrent, "1 to 1000")
+	}
+}
+
+// Validate reports what is wrong with the section.
+func (c ProofsConfig) Validate(r *config.Report) {
+	for i, name := range c.Algorithms {
+		if a := algorithms[name]; a == nil || a.family == familyHMAC {
+			r.Fault(fmt.Sprintf("algorithms[%d]", i), name, algorithmsAllowed+", but none of HS")
+		}
+	}
+	between(r, "max_age", c.MaxAge, time.Second, 10*time.Minute)
+	if c.Remember < 1000 || c.Remember > 10_000_000 {
+		r.Fault("remember", c.Remember, "1000 to 10000000")
 	}
 }
 

@@ -53,6 +53,18 @@ func TestConfigFaults(t *testing.T) {
 		{one(good + ", tiers: {unknown: anonymous}"), "issuers[0].tiers.unknown"},
 		{one(good + ", tiers: {mapping: [{name: '', tier: free}]}"), "issuers[0].tiers.mapping[0].name"},
 		{one(good + ", tiers: {mapping: [{name: x, tier: y}]}"), "issuers[0].tiers.mapping[0].tier"},
+		{"introspection: {url: 'http://x.test', client_id: a, secret_file: b, issuer: c}", "introspection.url"},
+		{"introspection: {url: 'https://x.test', secret_file: b, issuer: c}", "introspection.client_id"},
+		{"introspection: {url: 'https://x.test', client_id: a, issuer: c}", "introspection.secret_file"},
+		{"introspection: {url: 'https://x.test', client_id: a, secret_file: b}", "introspection.issuer"},
+		{"introspection: {url: 'https://x.test', client_id: a, secret_file: b, issuer: c, timeout: 1m}", "introspection.timeout"},
+		{"introspection: {url: 'https://x.test', client_id: a, secret_file: b, issuer: c, ttl: 1h}", "introspection.ttl"},
+		{"introspection: {url: 'https://x.test', client_id: a, secret_file: b, issuer: c, cache: 1KiB}", "introspection.cache"},
+		{"introspection: {url: 'https://x.test', client_id: a, secret_file: b, issuer: c, concurrent: 0}", "introspection.concurrent"},
+		{"proofs: {algorithms: [HS256]}", "proofs.algorithms[0]"},
+		{"proofs: {max_age: 1h}", "proofs.max_age"},
+		{"proofs: {remember: 1}", "proofs.remember"},
+		{one("name: a, issuer: i, algorithms: [ES256], audiences: [us], keys: {pem_file: x, envoy: true}"), "issuers[0].keys"},
 		{"issuers: [{" + good + "}, {name: a, issuer: j, algorithms: [ES256], audiences: [us], keys: {pem_file: x}}]", "issuers[1].name"},
 		{"issuers: [{" + good + "}, {name: b, issuer: i, algorithms: [ES256], audiences: [us], keys: {pem_file: x}}]", "issuers[1].issuer"},
 	} {
@@ -74,6 +86,8 @@ func TestConfigAccepted(t *testing.T) {
 		"sources: {authorization: false, header: x-token, cookie: __Host-session}",
 		"issuers: [{name: a-1, issuer: 'https://a.test', algorithms: [RS256, ES512, EdDSA], audiences: [us], keys: {jwks_url: 'https://a.test/jwks'}, leeway: 1m, max_lifetime: 1h, require: [jti], claims: {roles: /realm_access/roles}, tiers: {missing: premium, unknown: free, mapping: [{name: x, tier: admin}]}}]",
 		"issuers: [{name: a, issuer: i, algorithms: [RS256], audiences: [us], keys: {jwks_url: 'http://127.0.0.1:80/jwks'}}, {name: b, issuer: j, algorithms: [RS256], audiences: [us], keys: {jwks_url: 'http://idp/jwks', allow_http: true}}]",
+		"issuers: [{name: a, issuer: i, algorithms: [RS256], audiences: [us], keys: {envoy: true}}]",
+		"introspection: {url: 'https://x.test', client_id: a, secret_file: b, issuer: c}\nproofs: {algorithms: [ES256]}",
 		"issuers: [{name: a, issuer: i, algorithms: [HS256], audiences: [us], keys: {secret_file: x}}]",
 	} {
 		if _, err := config.Decode("authn.yaml", []byte(yaml), Default()); err != nil {

@@ -36,6 +36,14 @@ var (
 // An Authorization header with a scheme other than Bearer and DPoP is somebody
 // else's and counts as absent.
 func (c SourcesConfig) Extract(authorization, cookie, header string) (Credential, error) {
+	found, err := c.extract(authorization, cookie, header)
+	if err != nil {
+		return Credential{}, err
+	}
+	return found, nil
+}
+
+func (c SourcesConfig) extract(authorization, cookie, header string) (Credential, *Error) {
 	if c.Authorization && authorization != "" {
 		cred, ok, err := parseAuthorization(authorization)
 		if ok || err != nil {
@@ -57,7 +65,7 @@ func (c SourcesConfig) Extract(authorization, cookie, header string) (Credential
 	return Credential{}, errMissing
 }
 
-func parseAuthorization(value string) (Credential, bool, error) {
+func parseAuthorization(value string) (Credential, bool, *Error) {
 	if strings.IndexByte(value, ',') >= 0 {
 		return Credential{}, false, errTwoTokens
 	}
@@ -80,7 +88,7 @@ func parseAuthorization(value string) (Credential, bool, error) {
 
 // findCookie returns the value of the one cookie called name, "" where there is
 // none.
-func findCookie(header, name string) (string, error) {
+func findCookie(header, name string) (string, *Error) {
 	found := ""
 	for header != "" {
 		var pair string

@@ -36,6 +36,9 @@ func newMetrics(o Options, v *Verifier) (*metrics, error) {
 	if v.cache != nil {
 		all = append(all, v.cache.collectors()...)
 	}
+	if v.opaque != nil {
+		all = append(all, v.opaque.all)
+	}
 	for _, r := range v.remote {
 		all = append(all, r.collectors()...)
 	}

@@ -38,6 +38,8 @@ type Options struct {
 // Verifier verifies tokens. It is safe for concurrent use.
 type Verifier struct {
 	sources SourcesConfig
+	proofs  *proofs
+	opaque  *introspector // nil without introspection
 	maxSize int
 	issuers map[string]*issuer
 	remote  []*remoteKeys
@@ -93,6 +95,14 @@ func New(cfg Config, o Options) (*Verifier, error) {
 			is.remote = newRemoteKeys(is, ic.Keys.JWKSURL, cfg.JWKS, o, v.reportReady)
 			v.remote = append(v.remote, is.remote)
 		}
+	}
+	v.proofs = newProofs(cfg.Proofs)
+	if cfg.Introspection.URL != "" {
+		in, err := newIntrospector(cfg, o)
+		if err != nil {
+			return nil, fmt.Errorf("introspection: %w", err)
+		}
+		v.opaque = in
 	}
 	m, err := newMetrics(o, v)
 	if err != nil {
@@ -165,6 +175,10 @@ type verified struct {
 	// included, at which the token is good.
 	from, until int64
 	bound       *binding
+	// believed is until when an introspection server's word counts, and refusal
+	// what it said against the token; both are for opaque tokens alone.
+	believed int64
+	refusal  *Error
 }
 
 var (
@@ -176,6 +190,8 @@ var (
 	errEmptyToken = &Error{Code: CodeMissing, Public: "A token is required."}
 )
 
+const unavailableDetail = "The token cannot be verified at the moment."
+
 func invalid(cause error) *Error {
 	return &Error{Code: CodeInvalid, Public: "The token is not valid.", Cause: cause}
 }
@@ -184,8 +200,9 @@ func malformed(cause error) *Error {
 	return &Error{Code: CodeMalformed, Public: "The token is not a JSON Web Token.", Cause: cause}
 }
 
-// Verify returns whom the token speaks for at now. The error is an *Error. A
-// token that is bound to a key (cnf) is refused here: it is no bearer token.
+// Verify returns whom a JSON Web Token presented as plain bearer token speaks
+// for at now. The error is an *Error. A token that is bound to a key (cnf) is
+// refused here; Authenticate knows all kinds of tokens.
 //
 // It does not keep token, so that the string may alias a buffer.
 func (v *Verifier) Verify(token string, now time.Time) (*Principal, error) {
@@ -278,6 +295,9 @@ type issuer struct {
 	maxLifetime time.Duration
 	keys        keyHolder
 	remote      *remoteKeys // nil where the keys are in a file
+	// unsigned stands in for a key where somebody else verifies the tokens, and
+	// is nil otherwise.
+	unsigned *key
 }
 
 func newIssuer(cfg Config, ic IssuerConfig) (*issuer, error) {
@@ -311,6 +331,13 @@ func newIssuer(cfg Config, ic IssuerConfig) (*issuer, error) {
 	if is.claims, err = newMapping(ic.Claims); err != nil {
 		return nil, err
 	}
+	if len(is.audiences) == 0 || len(is.algorithms) == 0 {
+		return nil, errors.New("no audiences or no algorithms")
+	}
+	if ic.Keys.Envoy {
+		is.unsigned = &key{}
+		return is, nil
+	}
 	if ic.Keys.JWKSURL != "" {
 		if is.algorithms[0].family == familyHMAC {
 			return nil, fmt.Errorf("algorithms %q need a secret, which no URL has", ic.Algorithms)
@@ -338,47 +365,57 @@ func plainType(t string) string {
 // change how it is to be read.
 var embedded = []string{"jwk", "jku", "x5u", "x5c", "crit", "b64", "enc", "zip"}
 
-// verifySignature checks the header and the signature, and returns the key.
-func (is *issuer) verifySignature(c *compact) (*key, *Error) {
+// checkHeader returns the algorithm and the kid of a token that is of one of
+// the issuer's types and algorithms.
+func (is *issuer) checkHeader(c *compact) (a *algorithm, kid string, err error) {
 	for _, name := range embedded {
 		if _, ok := c.header[name]; ok {
-			return nil, invalid(fmt.Errorf("header has %s", name))
+			return nil, "", fmt.Errorf("header has %s", name)
 		}
 	}
 	name, _ := c.header["alg"].(string)
 	at := slices.IndexFunc(is.algorithms, func(a *algorithm) bool { return a.name == name })
 	if at < 0 {
-		return nil, invalid(errors.New("algorithm is not the issuer's"))
+		return nil, "", errors.New("algorithm is not the issuer's")
 	}
 	kind := "absent"
 	if t, ok := c.header["typ"]; ok {
 		s, isText := t.(string)
 		if kind = plainType(s); !isText || kind == "absent" {
-			return nil, invalid(errors.New("type is not the issuer's"))
+			return nil, "", errors.New("type is not the issuer's")
 		}
 	}
 	if !slices.Contains(is.types, kind) {
-		return nil, invalid(errors.New("type is not the issuer's"))
+		return nil, "", errors.New("type is not the issuer's")
 	}
-	kid := ""
 	if k, ok := c.header["kid"]; ok {
-		s, isText := k.(string)
-		if !isText || len(s) > maxValue {
-			return nil, invalid(errors.New("kid is not a short string"))
+		if kid, ok = k.(string); !ok || len(kid) > maxValue {
+			return nil, "", errors.New("kid is not a short string")
 		}
-		kid = s
+	}
+	return is.algorithms[at], kid, nil
+}
+
+// verifySignature checks the header and the signature, and returns the key.
+func (is *issuer) verifySignature(c *compact) (*key, *Error) {
+	a, kid, err := is.checkHeader(c)
+	if err != nil {
+		return nil, invalid(err)
 	}
 	set := is.keys.Load()
-	if set == nil {
-		return nil, &Error{Code: CodeUnavailable, Public: "The token cannot be verified at the moment.", Cause: fmt.Errorf("no keys yet from issuer %s", is.name)}
+	switch {
+	case is.unsigned != nil:
+		return nil, invalid(errors.New("issuer's tokens are verified by Envoy, which has not verified this one"))
+	case set == nil:
+		return nil, &Error{Code: CodeUnavailable, Public: unavailableDetail, Cause: fmt.Errorf("no keys yet from issuer %s", is.name)}
 	}
-	found, known := set.candidates(kid, is.algorithms[at])
+	found, known := set.candidates(kid, a)
 	if !known && is.remote != nil {
 		is.remote.unknown(kid)
 	}
 	input := []byte(c.input)
 	for _, k := range found {
-		if is.algorithms[at].verify(k.material, input, c.signature) {
+		if a.verify(k.material, input, c.signature) {
 			return k, nil
 		}
 	}
@@ -391,7 +428,8 @@ func (is *issuer) verifySignature(c *compact) (*key, *Error) {
 // rfc9068 are the claims that an access token of type at+jwt must have.
 var rfc9068 = []string{"iss", "exp", "aud", "sub", "client_id", "iat", "jti"}
 
-// principal reads the claims of a token whose signature is good.
+// principal reads the claims of a token whose signature is good. An issuer
+// without audiences, which only introspection has, takes any.
 func (is *issuer) principal(c *compact) (verified, error) {
 	if t, ok := c.header["typ"].(string); ok && plainType(t) == "at+jwt" {
 		for _, name := range rfc9068 {
@@ -400,12 +438,14 @@ func (is *issuer) principal(c *compact) (verified, error) {
 			}
 		}
 	}
-	aud, err := audienceOf(c.payload["aud"])
-	if err != nil {
-		return verified{}, err
-	}
-	if !slices.ContainsFunc(aud, func(a string) bool { return slices.Contains(is.audiences, a) }) {
-		return verified{}, errors.New("audience is not us")
+	if len(is.audiences) > 0 {
+		aud, err := audienceOf(c.payload["aud"])
+		if err != nil {
+			return verified{}, err
+		}
+		if !slices.ContainsFunc(aud, func(a string) bool { return slices.Contains(is.audiences, a) }) {
+			return verified{}, errors.New("audience is not us")
+		}
 	}
 
 	r := &reader{claims: c.payload}
@@ -437,6 +477,7 @@ func (is *issuer) principal(c *compact) (verified, error) {
 			return verified{}, fmt.Errorf("claim %s is missing", c.name)
 		}
 	}
+	var err error
 	if p.Tier, err = is.tiers.tierOf(tier); err != nil {
 		return verified{}, err
 	}

@@ -1,0 +1,172 @@
+package authn
+
+import (
+	"crypto"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	jose "github.com/go-jose/go-jose/v4"
+)
+
+// maxProof is the longest DPoP header, in bytes.
+const maxProof = 4 << 10
+
+// proofAhead is how far ahead of us a client's clock may be.
+const proofAhead = 5 * time.Second
+
+// proofs judges DPoP proofs (RFC 9449 section 4.3), and remembers those it has
+// seen. It is safe for concurrent use.
+type proofs struct {
+	algorithms []*algorithm
+	maxAge     time.Duration
+	limit      int
+
+	// Seen proofs are in two generations. When the younger one is full or older
+	// than a proof may be, it becomes the older one, which is forgotten.
+	mu         sync.Mutex
+	young, old map[[sha256.Size]byte]struct{}
+	youngFrom  time.Time
+}
+
+func newProofs(c ProofsConfig) *proofs {
+	p := &proofs{maxAge: c.MaxAge, limit: max(1, c.Remember/2), young: map[[sha256.Size]byte]struct{}{}}
+	for _, name := range c.Algorithms {
+		if a := algorithms[name]; a != nil && a.family != familyHMAC {
+			p.algorithms = append(p.algorithms, a)
+		}
+	}
+	return p
+}
+
+// check says why the request's proof does not show that its sender has the key
+// with the thumbprint, or nil. A proof is good once.
+func (p *proofs) check(r *Request, token, thumbprint string, now time.Time) error {
+	switch {
+	case r.Proof == "":
+		return errors.New("is missing")
+	case strings.IndexByte(r.Proof, ',') >= 0:
+		return errors.New("is there more than once")
+	case len(r.Proof) > maxProof:
+		return errors.New("is too long")
+	}
+	c, err := parseCompact(r.Proof)
+	if err != nil {
+		return err
+	}
+	if err := p.verify(&c, thumbprint); err != nil {
+		return err
+	}
+	claims := &reader{claims: c.payload}
+	id, issued := claims.text(path{"jti"}), claims.date("iat", false)
+	if claims.err != nil {
+		return claims.err
+	}
+	ath := sha256.Sum256([]byte(token))
+	switch {
+	case id == "":
+		return errors.New("has no jti")
+	case issued.Before(now.Add(-p.maxAge)) || issued.After(now.Add(proofAhead)):
+		return errors.New("is not of this moment")
+	case c.payload["htm"] != r.Method:
+		return errors.New("is for another method")
+	case !sameTarget(c.payload["htu"], r):
+		return errors.New("is for another address")
+	case c.payload["ath"] != base64.RawURLEncoding.EncodeToString(ath[:]):
+		return errors.New("is for another token")
+	case !p.first(sha256.Sum256([]byte(thumbprint+"."+id)), now):
+		return errors.New("was used before")
+	}
+	return nil
+}
+
+// verify checks the header and the signature, and that the key is the one with
+// the thumbprint.
+func (p *proofs) verify(c *compact, thumbprint string) error {
+	if t, _ := c.header["typ"].(string); plainType(t) != "dpop+jwt" {
+		return errors.New("is of another type")
+	}
+	if _, ok := c.header["crit"]; ok {
+		return errors.New("header has crit")
+	}
+	name, _ := c.header["alg"].(string)
+	at := slices.IndexFunc(p.algorithms, func(a *algorithm) bool { return a.name == name })
+	if at < 0 {
+		return errors.New("algorithm is not accepted")
+	}
+	raw, err := json.Marshal(c.header["jwk"])
+	if err != nil {
+		return errors.New("has no key")
+	}
+	var jwk jose.JSONWebKey
+	if err := jwk.UnmarshalJSON(raw); err != nil {
+		return errors.New("has no key that can be read")
+	}
+	// A thumbprint first: a stranger's key is not worth a signature check.
+	if !jwk.IsPublic() {
+		return errors.New("has a key that is not public")
+	}
+	sum, err := jwk.Thumbprint(crypto.SHA256)
+	if err != nil || base64.RawURLEncoding.EncodeToString(sum) != thumbprint {
+		return errors.New("is by a key that the token is not bound to")
+	}
+	a := p.algorithms[at]
+	if err := a.fits(jwk.Key); err != nil {
+		return err
+	}
+	if !a.verify(jwk.Key, []byte(c.input), c.signature) {
+		return errors.New("signature does not verify")
+	}
+	return nil
+}
+
+// first reports whether the proof is seen for the first time.
+func (p *proofs) first(id [sha256.Size]byte, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.young) >= p.limit || now.Sub(p.youngFrom) > p.maxAge+proofAhead {
+		p.old, p.young, p.youngFrom = p.young, map[[sha256.Size]byte]struct{}{}, now
+	}
+	if _, seen := p.young[id]; seen {
+		return false
+	}
+	if _, seen := p.old[id]; seen {
+		return false
+	}
+	p.young[id] = struct{}{}
+	return true
+}
+
+// sameTarget compares htu with the request's address, without queries: scheme
+// and host in any case and without their default port, the path exactly.
+func sameTarget(htu any, r *Request) bool {
+	text, _ := htu.(string)
+	u, err := url.Parse(text)
+	if err != nil || u.Host == "" || u.User != nil {
+		return false
+	}
+	scheme := strings.ToLower(u.Scheme)
+	if scheme != "https" && scheme != "http" || r.Scheme != "" && !strings.EqualFold(scheme, r.Scheme) {
+		return false
+	}
+	target, _, _ := strings.Cut(r.Path, "?")
+	mine := u.EscapedPath()
+	if mine == "" {
+		mine = "/"
+	}
+	return plainAuthority(u.Host, scheme) == plainAuthority(r.Host, scheme) && mine == target
+}
+
+func plainAuthority(host, scheme string) string {
+	host = strings.ToLower(host)
+	if scheme == "https" {
+		return strings.TrimSuffix(host, ":443")
+	}
+	return strings.TrimSuffix(host, ":80")
+}
