@@ -3,7 +3,6 @@ package stack
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 
@@ -26,9 +25,9 @@ func (s *Stack) configs() (map[string]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("configuration of %s: %w", part, err)
 		}
-		changed, err := s.configure(part, data)
-		if err != nil {
-			return nil, fmt.Errorf("configuration of %s: %s: %w", part, original, err)
+		changed := readdress(data, moved(s.ports))
+		if s.options.EditConfig != nil {
+			changed = s.options.EditConfig(part, changed)
 		}
 		if bytes.Equal(changed, data) {
 			paths[part] = original
@@ -42,27 +41,6 @@ func (s *Stack) configs() (map[string]string, error) {
 	var err error
 	paths[Envoy], err = s.envoyConfig()
 	return paths, err
-}
-
-// configure gives the YAML of one of our processes the stack's addresses and its
-// operator.
-func (s *Stack) configure(part string, yaml []byte) ([]byte, error) {
-	changes := moved(s.ports)
-	if part == Pyproxy2 {
-		changes = maps.Clone(changes)
-		contract := ContractPorts()
-		changes[contract[Pyproxy1HTTP]] = s.ports[Pyproxy2HTTP]
-		changes[contract[Pyproxy1Ops]] = s.ports[Pyproxy2Ops]
-	}
-	yaml = readdress(yaml, changes)
-	yaml, err := addOperator(yaml, s.operator)
-	if err != nil {
-		return nil, err
-	}
-	if s.options.EditConfig != nil {
-		yaml = s.options.EditConfig(part, yaml)
-	}
-	return yaml, nil
 }
 
 // envoyConfig returns the path of Envoy's configuration: the shipped one, or the

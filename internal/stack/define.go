@@ -32,18 +32,26 @@ func (s *Stack) define() ([]*component, error) {
 	if len(redis) > 0 {
 		afterRedis = []string{Redis}
 	}
-	ours := []*component{
-		s.process(Authz, "authz", configs[Authz], AuthzOperations, AuthzGRPC, AuthzHTTP),
-		s.process(Ratelimit, "ratelimit", configs[Ratelimit], RatelimitOps, RatelimitGRPC),
-		s.process(Pyproxy1, "pyproxy", configs[Pyproxy1], Pyproxy1Ops, Pyproxy1HTTP),
-		s.process(Pyproxy2, "pyproxy", configs[Pyproxy2], Pyproxy2Ops, Pyproxy2HTTP),
-	}
 	var deciders []string
-	for _, c := range ours {
+	for _, p := range []struct {
+		name, binary string
+		operations   Endpoint
+		public       []Endpoint
+	}{
+		{Authz, "authz", AuthzOperations, []Endpoint{AuthzGRPC, AuthzHTTP}},
+		{Ratelimit, "ratelimit", RatelimitOps, []Endpoint{RatelimitGRPC}},
+		{Pyproxy1, "pyproxy", Pyproxy1Ops, []Endpoint{Pyproxy1HTTP}},
+		{Pyproxy2, "pyproxy", Pyproxy2Ops, []Endpoint{Pyproxy2HTTP}},
+	} {
+		settings, err := s.settings(p.name)
+		if err != nil {
+			return nil, err
+		}
+		c := s.process(p.name, p.binary, configs[p.name], settings, p.operations, p.public)
 		c.after = afterRedis
 		deciders = append(deciders, c.name)
+		all = append(all, c)
 	}
-	all = append(all, ours...)
 	envoy := s.envoy(configs[Envoy])
 	envoy.after = append(deciders, Echo)
 	return append(all, envoy), nil
@@ -88,7 +96,7 @@ func (s *Stack) service(name string) *component {
 }
 
 // process is one of our own binaries.
-func (s *Stack) process(name, binary, config string, operations Endpoint, public ...Endpoint) *component {
+func (s *Stack) process(name, binary, config string, settings []string, operations Endpoint, public []Endpoint) *component {
 	return s.child(
 		&component{
 			name:      name,
@@ -98,7 +106,7 @@ func (s *Stack) process(name, binary, config string, operations Endpoint, public
 		supervisor.Spec{
 			Path: s.binary(binary),
 			Args: []string{"-config", config},
-			Env:  s.environment(name, s.settings(binary)...),
+			Env:  s.environment(name, settings...),
 		})
 }
 
@@ -169,17 +177,23 @@ func (s *Stack) prepare() error {
 	return s.operator.save(s.options.Work)
 }
 
-// settings are what a process is told through its environment.
-func (s *Stack) settings(binary string) []string {
+// settings are what a process is told through its environment, beside its file.
+func (s *Stack) settings(part string) ([]string, error) {
 	settings := []string{
 		"TOLLGATE_REDIS_URL=" + s.RedisURL(),
 		"TOLLGATE_SHUTDOWN_DRAIN_DELAY=0s", // Envoy stops first
 	}
-	if binary == "authz" {
+	switch part {
+	case Authz:
+		settings = append(settings, "TOLLGATE_MODE=development", "TOLLGATE_DEVELOPMENT_KEY_FILE="+s.options.KeyFile)
+	case Pyproxy2:
 		settings = append(settings,
-			"TOLLGATE_MODE=development",
-			"TOLLGATE_DEVELOPMENT_KEY_FILE="+s.options.KeyFile,
-		)
+			"TOLLGATE_HTTP_LISTEN="+s.ports.Address(Pyproxy2HTTP),
+			"TOLLGATE_OPERATIONS_LISTEN="+s.ports.Address(Pyproxy2Ops))
 	}
-	return settings
+	if part == Ratelimit { // it has no management API
+		return settings, nil
+	}
+	operator, err := s.operator.setting()
+	return append(settings, operator), err
 }

@@ -94,6 +94,9 @@ func listens(role string, arguments []string) ([]string, error) {
 			fmt.Sprintf("%s:%d", listener.GetAddress(), listener.GetPortValue()),
 		}, nil
 	default:
+		if address := os.Getenv("TOLLGATE_OPERATIONS_LISTEN"); address != "" {
+			return []string{address}, nil
+		}
 		config, err := os.ReadFile(after(arguments, "-config"))
 		if err != nil {
 			return nil, err
@@ -121,7 +124,7 @@ func tree(t *testing.T) string {
 		write(t, filepath.Join(root, path), fmt.Sprintf("#!/bin/sh\nGORACE=atexit_sleep_ms=0 %s=%s exec %s \"$@\"\n", roleVariable, role, self), 0o755)
 	}
 	for name, config := range map[string]string{
-		"authz":     "operations: {listen: \"127.0.0.1:7101\"}\nmanagement:\n  clients: [] # nobody yet",
+		"authz":     `operations: {listen: "127.0.0.1:7101"}`,
 		"ratelimit": `operations: {listen: "127.0.0.1:7102"}`,
 		"pyproxy":   "listen: 127.0.0.1:8103 # the public side\noperations: {listen: \"127.0.0.1:7103\"}\nupstreams: [\"127.0.0.1:9201\", \"example.com:9201\"]",
 	} {

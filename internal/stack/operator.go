@@ -1,7 +1,6 @@
 package stack
 
 import (
-	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,8 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-
-	"go.yaml.in/yaml/v3"
 
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 )
@@ -40,10 +37,17 @@ func newOperator(ports Ports) Operator {
 	}
 }
 
-// digest is what authz keeps of the secret.
-func (o Operator) digest() string {
+// setting makes a process know the credential: the list of the management API's
+// callers, as YAML, which JSON is.
+func (o Operator) setting() (string, error) {
 	sum := sha256.Sum256([]byte(o.Token))
-	return hex.EncodeToString(sum[:])
+	clients, err := json.Marshal([]map[string]any{{
+		"name": o.Name, "secret_sha256": hex.EncodeToString(sum[:]), "roles": []string{credential.Operator},
+	}})
+	if err != nil {
+		return "", fmt.Errorf("operator's credential: %w", err)
+	}
+	return "TOLLGATE_MANAGEMENT_CLIENTS=" + string(clients), nil
 }
 
 // save writes the credential for `tollgate` to find, readable for its owner alone.
@@ -76,47 +80,4 @@ func LoadOperator(work string) (Operator, error) {
 		return Operator{}, fmt.Errorf("operator's credential %s: %w", path, err)
 	}
 	return o, nil
-}
-
-// addOperator adds the credential to the callers of the management API
-// (management.clients). A configuration without that section stays as it is.
-func addOperator(config []byte, o Operator) ([]byte, error) {
-	var document yaml.Node
-	if err := yaml.Unmarshal(config, &document); err != nil {
-		return nil, err
-	}
-	if len(document.Content) != 1 {
-		return config, nil
-	}
-	management := member(document.Content[0], "management")
-	if management == nil {
-		return config, nil
-	}
-	client := new(yaml.Node)
-	if err := client.Encode(map[string]any{"name": o.Name, "secret_sha256": o.digest(), "roles": []string{credential.Operator}}); err != nil {
-		return nil, err
-	}
-	clients := member(management, "clients")
-	if clients == nil || clients.Kind != yaml.SequenceNode {
-		return nil, errors.New("management.clients is not a list")
-	}
-	clients.Style = 0
-	clients.Content = append(clients.Content, client)
-	var out bytes.Buffer
-	encoder := yaml.NewEncoder(&out)
-	encoder.SetIndent(2)
-	if err := errors.Join(encoder.Encode(&document), encoder.Close()); err != nil {
-		return nil, err
-	}
-	return out.Bytes(), nil
-}
-
-// member finds a mapping's member, nil where there is none.
-func member(mapping *yaml.Node, key string) *yaml.Node {
-	for i := 0; mapping.Kind == yaml.MappingNode && i+1 < len(mapping.Content); i += 2 {
-		if mapping.Content[i].Value == key {
-			return mapping.Content[i+1]
-		}
-	}
-	return nil
 }
