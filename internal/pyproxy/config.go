@@ -162,8 +162,9 @@ func positive(r *config.Report, key string, d time.Duration) {
 	check(r, d > 0, key, d, "more than 0s")
 }
 
-// Validate checks what the parts cannot see alone.
-func (c Config) Validate(r *config.Report) {
+// Check reports what the parts cannot see alone. Whoever embeds a Config inline
+// calls it from the root's Validate.
+func (c Config) Check(r *config.Report) {
 	check(r, len(c.Upstreams) > 0, "upstreams", nil, "at least one upstream")
 	check(r, len(c.Routes) > 0, "routes", nil, "at least one route")
 	upstreams := map[string]bool{}
