@@ -13,6 +13,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/config"
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 )
 
@@ -328,7 +329,9 @@ func (s *Store) call(ctx context.Context, rdb redis.Scripter, key, expect, actio
 			return nil, r, fmt.Errorf("encode flag %q: %w", key, err)
 		}
 		if len(definition) > MaxFlagBytes {
-			return nil, r, fmt.Errorf("flag %q has %d bytes, more than %d", key, len(definition), MaxFlagBytes)
+			return nil, r, config.Faults{{
+				File: "flag", Key: key, Value: strconv.Itoa(len(definition)), Allowed: fmt.Sprintf("at most %d bytes", MaxFlagBytes),
+			}}
 		}
 		if record, err = json.Marshal(stored{Updated: now, UpdatedBy: c.Actor, Definition: definition}); err != nil {
 			return nil, r, fmt.Errorf("encode flag %q: %w", key, err)
