@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // FailureMode says what happens to requests while the shared store is gone.
@@ -67,6 +68,7 @@ type Limiter struct {
 	every    time.Duration
 	now      func() time.Time
 	guard    *guard
+	batcher  *batcher
 	metrics  *metrics
 	unknown  *Rule
 }
@@ -106,6 +108,7 @@ func NewLimiter(o Options) (*Limiter, error) {
 		}
 	}
 	l.guard = newGuard(o.Failures, o.Log, l.metrics, o.Notify)
+	l.batcher = newBatcher(o.Store, o.Timeout, o.Now, l.observe)
 	l.SetRules(o.Rules)
 	return l, nil
 }
@@ -214,20 +217,29 @@ func (l *Limiter) exact(ctx context.Context, p *plan) bool {
 	if !l.guard.allows() {
 		return false
 	}
-	call, cancel := context.WithTimeout(ctx, l.timeout)
-	defer cancel()
-	start := l.now()
-	err := l.store.Take(call, p.active)
-	l.metrics.store.Observe(l.now().Sub(start).Seconds())
-	if err == nil {
-		l.guard.succeeded()
-		return true
+	if span := trace.SpanContextFromContext(ctx); span.IsSampled() {
+		// A call of its own, so that the trace shows it.
+		call, cancel := context.WithTimeout(ctx, l.timeout)
+		defer cancel()
+		start := l.now()
+		err := l.store.Take(call, p.active)
+		if ctx.Err() == nil {
+			l.observe(len(p.active), l.now().Sub(start), err)
+		}
+		return err == nil
 	}
-	if ctx.Err() == nil {
-		// The store's fault, not the caller's who went away.
+	return l.batcher.Take(ctx, p.active) == nil
+}
+
+// observe notes a call of the store.
+func (l *Limiter) observe(demands int, took time.Duration, err error) {
+	l.metrics.store.Observe(took.Seconds())
+	l.metrics.batch.Observe(float64(demands))
+	if err != nil {
 		l.guard.failed(err)
+		return
 	}
-	return false
+	l.guard.succeeded()
 }
 
 // without decides while the shared store is gone.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -64,58 +65,73 @@ func (r *Redis) Take(ctx context.Context, demands []*Demand) error {
 
 // run decides demands whose keys may all stand in one script.
 func (r *Redis) run(ctx context.Context, demands []*Demand) error {
-	keys, args := arguments(demands)
-	reply, err := r.script.Run(ctx, r.client, keys, args...).Slice()
+	call := calls.Get().(*call) //nolint:forcetypeassert // The pool holds nothing else.
+	defer call.release()
+	call.build(r.script.Hash(), demands)
+	cmd := redis.NewIntSliceCmd(ctx, call.args...)
+	err := r.client.Process(ctx, cmd)
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		call.args[0], call.args[1] = "eval", decideLua
+		cmd = redis.NewIntSliceCmd(ctx, call.args...)
+		err = r.client.Process(ctx, cmd)
+	}
 	if err != nil {
 		return fmt.Errorf("decide in redis: %w", err)
 	}
-	return results(reply, demands)
+	return results(cmd.Val(), demands)
 }
 
-func arguments(demands []*Demand) (keys []string, args []any) {
-	n := 0
+// call is the command of one script call, reused. Its arguments are pointers
+// into the demands, which spares boxing every number.
+type call struct {
+	args   []any
+	counts []int
+}
+
+var calls = sync.Pool{New: func() any { return new(call) }}
+
+func (c *call) release() {
+	clear(c.args)
+	calls.Put(c)
+}
+
+func (c *call) build(hash string, demands []*Demand) {
+	c.args, c.counts = append(c.args[:0], "evalsha", hash, nil), c.counts[:0]
 	for _, d := range demands {
-		n += len(d.Charges)
-	}
-	keys, args = make([]string, 0, n), make([]any, 0, 4*n+len(demands))
-	for _, d := range demands {
-		args = append(args, len(d.Charges))
 		for i := range d.Charges {
-			c := &d.Charges[i]
-			keys = append(keys, c.Key)
-			args = append(args, c.Period, c.Capacity, c.Need, c.Cost)
+			c.args = append(c.args, &d.Charges[i].Key)
+		}
+		c.counts = append(c.counts, len(d.Charges))
+	}
+	c.args[2] = len(c.args) - 3
+	for i, d := range demands {
+		c.args = append(c.args, &c.counts[i])
+		for i := range d.Charges {
+			b := &d.Charges[i]
+			c.args = append(c.args, &b.Period, &b.Capacity, &b.Need, &b.Cost)
 		}
 	}
-	return keys, args
 }
 
 var errReply = errors.New("the decision script's reply has another shape")
 
 // results reads the script's reply into the demands.
-func results(reply []any, demands []*Demand) error {
-	if len(reply) == 0 {
-		return errReply
-	}
-	now, ok := reply[0].(int64)
-	if !ok {
-		return errReply
-	}
-	reply = reply[1:]
+func results(reply []int64, demands []*Demand) error {
+	want := 1
 	for _, d := range demands {
-		if len(reply) <= len(d.Charges) {
-			return errReply
-		}
-		allowed, ok := reply[0].(int64)
-		if !ok {
-			return errReply
-		}
-		d.Now, d.Allowed = now, allowed == 1
+		want += 1 + len(d.Charges)
+	}
+	if len(reply) != want {
+		return fmt.Errorf("%w: %d numbers, not %d", errReply, len(reply), want)
+	}
+	now, next := reply[0], 1
+	for _, d := range demands {
+		d.Now, d.Allowed = now, reply[next] == 1
 		for i := range d.Charges {
-			if d.Charges[i].Level, ok = reply[1+i].(int64); !ok {
-				return errReply
-			}
+			next++
+			d.Charges[i].Level = reply[next]
 		}
-		reply = reply[1+len(d.Charges):]
+		next++
 	}
 	return nil
 }

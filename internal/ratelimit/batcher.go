@@ -1,0 +1,124 @@
+package ratelimit
+
+import (
+	"context"
+	"runtime"
+	"sync"
+	"time"
+)
+
+// batcher is a [Store] that puts the demands of concurrent requests into
+// common calls of another: while one call is under way the next one gathers.
+// A request that comes alone waits for nobody.
+type batcher struct {
+	store   Store
+	timeout time.Duration
+	// observe is told of every call of the store.
+	observe func(demands int, took time.Duration, err error)
+	now     func() time.Time
+
+	mu      sync.Mutex
+	pending []*ticket
+	running int
+}
+
+// concurrentCalls is how many calls of the store may be under way at once. Two
+// keep the store busy while the answer of one is being read.
+const concurrentCalls = 2
+
+// ticket is one caller waiting for its demands.
+type ticket struct {
+	demands []*Demand
+	err     error
+	done    chan struct{}
+}
+
+var tickets = sync.Pool{New: func() any { return &ticket{done: make(chan struct{}, 1)} }}
+
+func newBatcher(store Store, timeout time.Duration, now func() time.Time, observe func(int, time.Duration, error)) *batcher {
+	return &batcher{store: store, timeout: timeout, now: now, observe: observe}
+}
+
+// Take implements [Store]. It returns when the store answered or its deadline
+// passed, whatever becomes of ctx: a call is shared, and nobody's leaving may
+// end it for the others.
+func (b *batcher) Take(_ context.Context, demands []*Demand) error {
+	t := tickets.Get().(*ticket) //nolint:forcetypeassert // The pool holds nothing else.
+	t.demands, t.err = demands, nil
+	b.mu.Lock()
+	b.pending = append(b.pending, t)
+	start := b.running < concurrentCalls
+	if start {
+		b.running++
+	}
+	b.mu.Unlock()
+	if start {
+		go b.run()
+	}
+	<-t.done
+	err := t.err
+	t.demands = nil
+	tickets.Put(t)
+	return err
+}
+
+// run calls the store until nothing is pending.
+func (b *batcher) run() {
+	// Let requests that are ready to run join.
+	runtime.Gosched()
+	var batch []*ticket
+	demands := make([]*Demand, 0, MaxBatch)
+	for {
+		b.mu.Lock()
+		n, size := 0, 0
+		for n < len(b.pending) && (n == 0 || size+len(b.pending[n].demands) <= MaxBatch) {
+			size += len(b.pending[n].demands)
+			n++
+		}
+		if n == 0 {
+			b.running--
+			b.mu.Unlock()
+			return
+		}
+		batch = append(batch[:0], b.pending[:n]...)
+		rest := copy(b.pending, b.pending[n:])
+		clear(b.pending[rest:])
+		b.pending = b.pending[:rest]
+		b.mu.Unlock()
+
+		demands = demands[:0]
+		for _, t := range batch {
+			demands = append(demands, t.demands...)
+		}
+		err := b.call(demands)
+		for _, t := range batch {
+			t.err = err
+			t.done <- struct{}{}
+		}
+		if err != nil {
+			b.failPending(err)
+		}
+	}
+}
+
+func (b *batcher) call(demands []*Demand) error {
+	ctx, cancel := context.WithTimeout(context.Background(), b.timeout)
+	defer cancel()
+	start := b.now()
+	err := b.store.Take(ctx, demands)
+	b.observe(len(demands), b.now().Sub(start), err)
+	return err
+}
+
+// failPending fails those who waited during a call that failed: they have
+// waited long enough.
+func (b *batcher) failPending(err error) {
+	b.mu.Lock()
+	waiting := b.pending
+	b.pending = nil
+	b.mu.Unlock()
+	for _, t := range waiting {
+		t.err = err
+		t.done <- struct{}{}
+	}
+}
