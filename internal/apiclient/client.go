@@ -34,7 +34,7 @@ func New(base, token string, timeout time.Duration) (*Client, error) {
 		return nil, fmt.Errorf("API address %q: %w", base, err)
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" {
-		return nil, fmt.Errorf("API address %q: must be http://host:port or https://host:port", base)
+		return nil, fmt.Errorf("API address %q: must be http://host:port or https://host:port", u.Redacted())
 	}
 	if strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return nil, errors.New("the API token must be printable ASCII without spaces")

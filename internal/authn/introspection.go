@@ -108,7 +108,8 @@ func (in *introspector) verify(ctx context.Context, token string, now time.Time)
 			}
 			return nil, e
 		}
-		return in.judge(answer.Val.(*verified), now)
+		got, _ := answer.Val.(*verified)
+		return in.judge(got, now)
 	}
 }
 

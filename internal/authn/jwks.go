@@ -2,7 +2,6 @@ package authn
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -189,7 +188,7 @@ func (r *remoteKeys) fetch(ctx context.Context) error {
 		return err
 	}
 	if len(body) > maxKeyFile {
-		return errors.New("longer than " + fmt.Sprint(maxKeyFile) + " bytes")
+		return fmt.Errorf("longer than %d bytes", maxKeyFile)
 	}
 	keys, err := parseJWKS(body, r.issuer.algorithms)
 	if err != nil {

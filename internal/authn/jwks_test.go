@@ -109,9 +109,9 @@ func TestRemoteKeys(t *testing.T) {
 
 		// Down, then nonsense, then there: tried again soon, ready once there.
 		s.set(func(s *keyServer) { s.err, s.status, s.body = nil, 200, []byte("nonsense") })
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		s.set(func(s *keyServer) { s.body = keysNamed("a") })
-		time.Sleep(4 * time.Second)
+		pass(4 * time.Second)
 		synctest.Wait()
 		if got := fmt.Sprint(*ready); got != "[falseno keys yet from issuer test true]" {
 			t.Errorf("ready reports %s", got)
@@ -122,7 +122,7 @@ func TestRemoteKeys(t *testing.T) {
 
 		// Down again: the set goes on being served, and its age shows.
 		s.set(func(s *keyServer) { s.status = 503 })
-		time.Sleep(30 * time.Minute)
+		pass(30 * time.Minute)
 		p, err = v.Verify(token, time.Now())
 		wantCode(t, "stale set", p, err, "")
 		m := gather(t, reg)
@@ -130,7 +130,7 @@ func TestRemoteKeys(t *testing.T) {
 			t.Errorf("metrics of a stale set: %v", m)
 		}
 		s.set(func(s *keyServer) { s.status = 200 })
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if age := gather(t, reg)["tollgate_authn_jwks_age_seconds"]; age > 60 {
 			t.Errorf("age %v after the server came back", age)
 		}
@@ -138,7 +138,7 @@ func TestRemoteKeys(t *testing.T) {
 		// The key leaves the set: signatures it made are forgotten, though this
 		// one is remembered.
 		s.set(func(s *keyServer) { s.body = keysNamed("b") })
-		time.Sleep(12 * time.Minute)
+		pass(12 * time.Minute)
 		p, err = v.Verify(token, time.Now())
 		wantCode(t, "key withdrawn", p, err, CodeInvalid)
 	})
@@ -151,7 +151,7 @@ func TestRemoteUnknownKeys(t *testing.T) {
 		s := &keyServer{status: 200, body: keysNamed("a")}
 		v, reg, _ := remote(t, s)
 		synctest.Wait()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 
 		start, before := time.Now(), s.count()
 		for range 50 {
@@ -162,7 +162,7 @@ func TestRemoteUnknownKeys(t *testing.T) {
 			t.Error("verification waited")
 		}
 		synctest.Wait()
-		time.Sleep(time.Millisecond)
+		pass(time.Millisecond)
 		if got := s.count() - before; got != 1 {
 			t.Errorf("%d fetches for one unknown key, want 1", got)
 		}
@@ -170,7 +170,7 @@ func TestRemoteUnknownKeys(t *testing.T) {
 		// The same key asked for again and again: no fetch.
 		for range 20 {
 			_, _ = v.Verify(tokenOf(t, "b"), time.Now())
-			time.Sleep(5 * time.Second)
+			pass(5 * time.Second)
 		}
 		if got := s.count() - before; got != 1 {
 			t.Errorf("%d fetches for a key known to be unknown, want 1", got)
@@ -180,7 +180,7 @@ func TestRemoteUnknownKeys(t *testing.T) {
 		before = s.count()
 		for i := range 3000 {
 			_, _ = v.Verify(tokenOf(t, fmt.Sprint("made-up", i)), time.Now())
-			time.Sleep(20 * time.Millisecond)
+			pass(20 * time.Millisecond)
 		}
 		if got := s.count() - before; got < 5 || got > 7 {
 			t.Errorf("%d fetches in a minute of made-up keys, want 6", got)
@@ -190,20 +190,20 @@ func TestRemoteUnknownKeys(t *testing.T) {
 		}
 
 		// A new key is there after the first token that has it.
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		s.set(func(s *keyServer) { s.body = keysNamed("a", "new") })
 		_, _ = v.Verify(tokenOf(t, "new"), time.Now())
-		time.Sleep(11 * time.Second)
+		pass(11 * time.Second)
 		p, err := v.Verify(tokenOf(t, "new"), time.Now())
 		wantCode(t, "new key", p, err, "")
 
 		// A question that was not answered is asked again.
 		s.set(func(s *keyServer) { s.err = errors.New("down") })
 		_, _ = v.Verify(tokenOf(t, "newer"), time.Now())
-		time.Sleep(11 * time.Second)
+		pass(11 * time.Second)
 		s.set(func(s *keyServer) { s.err, s.body = nil, keysNamed("newer") })
 		_, _ = v.Verify(tokenOf(t, "newer"), time.Now())
-		time.Sleep(11 * time.Second)
+		pass(11 * time.Second)
 		p, err = v.Verify(tokenOf(t, "newer"), time.Now())
 		wantCode(t, "newer key", p, err, "")
 	})
@@ -221,7 +221,7 @@ func TestRemoteBadAnswers(t *testing.T) {
 				s := &keyServer{status: 200, body: keysNamed("a")}
 				change(s)
 				v, reg, _ := remote(t, s)
-				time.Sleep(time.Minute)
+				pass(time.Minute)
 				p, err := v.Verify(tokenOf(t, "a"), time.Now())
 				wantCode(t, name, p, err, CodeUnavailable)
 				m := gather(t, reg)

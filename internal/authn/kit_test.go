@@ -198,3 +198,6 @@ func wantCode(t testing.TB, what string, p *Principal, err error, code string) {
 		t.Errorf("%s: error %v, want %s", what, err, code)
 	}
 }
+
+// pass lets time go by inside a bubble of synctest, where it takes none.
+func pass(d time.Duration) { <-time.After(d) }

@@ -87,7 +87,10 @@ func (v *Verifier) recognise(ctx context.Context, token string, payload map[stri
 // forwarded takes Envoy's word for the signature, and for nothing else. Where
 // the token is there too it must be the one that Envoy speaks of.
 func (v *Verifier) forwarded(is *issuer, token string, payload map[string]any, now time.Time) (*verified, *Error) {
-	c := compact{payload: numbers(payload).(map[string]any)}
+	c := compact{payload: make(map[string]any, len(payload))}
+	for name, value := range payload {
+		c.payload[name] = numbers(value)
+	}
 	if token != "" {
 		if len(token) > v.maxSize {
 			return nil, errTooLong
@@ -147,7 +150,7 @@ func floats(v any) any {
 	case jose.Number:
 		f, err := v.Float64()
 		if err != nil {
-			return fmt.Sprint(v)
+			return v.String()
 		}
 		return f
 	case map[string]any:

@@ -36,38 +36,48 @@ func (s *split) fractional(e *env) value {
 	if !ok {
 		return value{}
 	}
-	var computed [MaxVariants]uint32
-	total := uint64(s.total)
+	if s.total > 0 {
+		return s.pick(hash, s.ends, s.total, e)
+	}
+	return s.weighted(hash, e)
+}
+
+// weighted is fractional with weights that are computed.
+func (s *split) weighted(hash uint32, e *env) value {
+	var ends [MaxVariants]uint32
+	total := uint64(0)
 	for i := range s.weights {
-		w := &s.weights[i]
-		if s.total > 0 {
-			computed[i] = uint32(w.constant.num)
-			continue
-		}
-		f := w.eval(e).number()
+		f := s.weights[i].eval(e).number()
 		if math.IsNaN(f) || f != math.Trunc(f) || f > math.MaxInt32 {
 			return value{}
 		}
-		computed[i] = uint32(math.Max(0, f))
-		total += uint64(computed[i])
+		if total += uint64(math.Max(0, f)); total > math.MaxInt32 {
+			return value{}
+		}
+		ends[i] = uint32(total)
 	}
-	if total == 0 || total > math.MaxInt32 {
+	if total == 0 {
 		return value{}
 	}
+	return s.pick(hash, ends[:len(s.weights)], uint32(total), e)
+}
+
+// pick evaluates the variant in whose part of the total the hash falls.
+func (s *split) pick(hash uint32, ends []uint32, total uint32, e *env) value {
 	if s.legacy {
-		place, end := flagd1Place(hash), 0.0
-		for i := range s.variants {
-			end += 100 * float64(computed[i]) / float64(total)
+		place, end, before := flagd1Place(hash), 0.0, uint32(0)
+		for i := range ends {
+			end += 100 * float64(ends[i]-before) / float64(total)
 			if place < end {
 				return s.variants[i].eval(e)
 			}
+			before = ends[i]
 		}
 		return value{}
 	}
-	place, end := flagd2Place(hash, uint32(total)), uint32(0)
-	for i := range s.variants {
-		end += computed[i]
-		if place < end {
+	place := flagd2Place(hash, total)
+	for i := range ends {
+		if place < ends[i] {
 			return s.variants[i].eval(e)
 		}
 	}

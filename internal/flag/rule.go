@@ -2,6 +2,7 @@ package flag
 
 import (
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -9,15 +10,16 @@ import (
 // recursive method rather than as closures: so the compiler can prove that the
 // environment does not escape, and evaluation does not allocate.
 type rule struct {
-	op   op
-	args []rule
-	// constant is opConst's value and, as a string, sem_ver's operator.
-	constant value
-	// path is opVar's and opItem's: the steps, after the attribute.
-	path  []string
-	whole string // opClaim's whole name, tried before the path
-	split *split
-	names []value // missing's and missing_some's, in parallel to args
+	op       op
+	args     []rule
+	constant value // opConst's value, opFlagKey's, missing_some's number
+	// path holds the steps of a variable's name, after the attribute.
+	path     []string
+	whole    string   // opClaim's whole name, tried before the path
+	words    []string // opIn's list where it is constant and of strings
+	split    *split
+	versions *versions
+	names    []value // missing's and missing_some's, in parallel to args
 }
 
 type op uint8
@@ -78,8 +80,10 @@ type split struct {
 	// variants and weights are fractional's, in parallel.
 	variants []rule
 	weights  []rule
-	// total is the sum of the weights if all are constant, else 0.
+	// total is the sum of the weights if all are constant, else 0; ends are
+	// then the running sums.
 	total uint32
+	ends  []uint32
 	// from and until are the roll-out's seconds since the epoch.
 	from, until int64
 }
@@ -95,10 +99,16 @@ func (r *rule) eval(e *env) value {
 	switch r.op {
 	case opConst:
 		return r.constant
+	case opTargetingKey:
+		return orNull(e.subject.Key)
+	case opTier:
+		return orNull(e.subject.Tier)
+	case opClaim:
+		return claimValue(e.subject, r.whole, r.path)
 	case opIf:
 		i := 0
 		for ; i+1 < len(r.args); i += 2 {
-			if r.args[i].eval(e).truthy() {
+			if r.args[i].holds(e) {
 				return r.args[i+1].eval(e)
 			}
 		}
@@ -114,55 +124,85 @@ func (r *rule) eval(e *env) value {
 			}
 		}
 		return v
-	case opNot:
-		return boolValue(!r.args[0].eval(e).truthy())
-	case opBool:
-		return boolValue(r.args[0].eval(e).truthy())
 	case opFractional:
 		return r.split.fractional(e)
 	case opRollout:
 		return r.rollout(e)
-	}
-	switch {
-	case r.op < opIf:
-		return r.data(e)
-	case r.op < opAdd:
-		return boolValue(r.compare(e))
-	case r.op < opIn:
+	case opNot, opBool, opEqual, opNotEqual, opSame, opNotSame, opLess, opLessEqual, opGreater, opGreaterEqual,
+		opIn, opAll, opSome, opNone, opStartsWith, opEndsWith, opSemver:
+		return boolValue(r.holds(e))
+	case opAdd, opSubtract, opMultiply, opDivide, opModulo, opMin, opMax:
 		return numberValue(r.arithmetic(e))
+	case opCat, opSubstr:
+		return stringValue(r.text(e))
 	}
-	return r.function(e)
+	if r.op < opIf {
+		return r.data(e)
+	}
+	return value{kind: kindList, ref: r.list(e)}
+}
+
+// holds is eval's truth, without making values of the truths in between.
+func (r *rule) holds(e *env) bool {
+	switch r.op {
+	case opAnd:
+		for i := range r.args {
+			if !r.args[i].holds(e) {
+				return false
+			}
+		}
+		return true
+	case opOr:
+		for i := range r.args {
+			if r.args[i].holds(e) {
+				return true
+			}
+		}
+		return false
+	case opNot:
+		return !r.args[0].holds(e)
+	case opBool:
+		return r.args[0].holds(e)
+	case opIn:
+		needle := r.args[0].eval(e)
+		if r.words != nil && needle.kind == kindString {
+			return slices.Contains(r.words, needle.str)
+		}
+		return contains(needle, r.args[1].eval(e))
+	case opStartsWith, opEndsWith:
+		a, b := r.args[0].eval(e), r.args[1].eval(e)
+		if a.kind != kindString || b.kind != kindString {
+			return false
+		}
+		if r.op == opStartsWith {
+			return strings.HasPrefix(a.str, b.str)
+		}
+		return strings.HasSuffix(a.str, b.str)
+	case opSemver:
+		return r.versions.holds(r, e)
+	case opAll, opSome, opNone:
+		return r.quantify(e)
+	}
+	if r.op >= opEqual && r.op <= opGreaterEqual {
+		return r.compare(e)
+	}
+	v := r.eval(e)
+	return v.truthy()
 }
 
 // data reads what the rule is evaluated over.
 func (r *rule) data(e *env) value {
 	switch r.op {
 	case opList:
-		list := make([]value, len(r.args))
-		for i := range r.args {
-			list[i] = r.args[i].eval(e)
-		}
-		return value{kind: kindList, ref: &list}
+		return value{kind: kindList, ref: r.list(e)}
 	case opFlagKey:
 		return r.constant
 	case opTimestamp:
 		return numberValue(float64(e.now))
-	case opTargetingKey:
-		return orNull(e.subject.Key)
-	case opTier:
-		return orNull(e.subject.Tier)
 	case opRoles:
 		return follow(value{kind: kindList, ref: &e.subject.Roles}, r.path)
 	case opAnonymous:
 		return boolValue(e.subject.Anonymous)
-	case opClaim:
-		if a, ok := e.subject.Claims[r.whole]; ok {
-			return valueOf(a)
-		}
-		if len(r.path) == 1 {
-			return value{}
-		}
-		return follow(valueOf(e.subject.Claims[r.path[0]]), r.path[1:])
 	case opItem:
 		return follow(e.item, r.path)
 	case opDefault:
@@ -230,34 +270,26 @@ func (r *rule) arithmetic(e *env) float64 {
 	return n
 }
 
-func (r *rule) function(e *env) value {
+// text is cat and substr.
+func (r *rule) text(e *env) string {
+	if r.op == opSubstr {
+		return r.substr(e)
+	}
+	var t text
+	r.cat(&t, e)
+	return string(t.bytes())
+}
+
+// list is a list that is not constant: written out, merged, or of what is
+// missing.
+func (r *rule) list(e *env) *[]value {
+	list := []value{}
 	switch r.op {
-	case opIn:
-		return boolValue(contains(r.args[0].eval(e), r.args[1].eval(e)))
-	case opStartsWith, opEndsWith:
-		a, b := r.args[0].eval(e), r.args[1].eval(e)
-		if a.kind != kindString || b.kind != kindString {
-			return boolValue(false)
+	case opList:
+		for i := range r.args {
+			list = append(list, r.args[i].eval(e))
 		}
-		if r.op == opStartsWith {
-			return boolValue(strings.HasPrefix(a.str, b.str))
-		}
-		return boolValue(strings.HasSuffix(a.str, b.str))
-	case opSemver:
-		a, b := r.args[0].eval(e), r.args[1].eval(e)
-		v, ok := parseSemver(a.str)
-		w, also := parseSemver(b.str)
-		return boolValue(ok && also && semverHolds(v, r.constant.str, w))
-	case opCat:
-		var t text
-		r.cat(&t, e)
-		return stringValue(string(t.bytes()))
-	case opSubstr:
-		return stringValue(r.substr(e))
-	case opAll, opSome, opNone:
-		return boolValue(r.quantify(e))
 	case opMerge:
-		var list []value
 		for i := range r.args {
 			v := r.args[i].eval(e)
 			if v.kind != kindList {
@@ -268,11 +300,18 @@ func (r *rule) function(e *env) value {
 				list = append(list, v.at(j))
 			}
 		}
-		return value{kind: kindList, ref: &list}
 	case opMissing, opMissingSome:
-		return r.missing(e)
+		for i := range r.args {
+			if r.args[i].eval(e).kind == kindNull {
+				list = append(list, r.names[i])
+			}
+		}
+		// missing_some has enough if as many are there as it asks for.
+		if r.op == opMissingSome && float64(len(r.args)-len(list)) >= r.constant.num {
+			list = list[:0]
+		}
 	}
-	return value{}
+	return &list
 }
 
 func (r *rule) cat(t *text, e *env) {
@@ -329,19 +368,4 @@ func (r *rule) quantify(e *env) bool {
 		return hits > 0
 	}
 	return hits == 0
-}
-
-// missing lists the names of variables that are null; missing_some only if
-// fewer than the first argument are there.
-func (r *rule) missing(e *env) value {
-	list := []value{}
-	for i := range r.args {
-		if r.args[i].eval(e).kind == kindNull {
-			list = append(list, r.names[i])
-		}
-	}
-	if r.op == opMissingSome && float64(len(r.args)-len(list)) >= r.constant.num {
-		list = list[:0]
-	}
-	return value{kind: kindList, ref: &list}
 }

@@ -13,6 +13,9 @@ type semver struct {
 }
 
 func parseSemver(text string) (semver, bool) {
+	if v, ok := plainSemver(text); ok {
+		return v, true
+	}
 	var v semver
 	text = strings.TrimPrefix(text, "v")
 	text, build, hasBuild := strings.Cut(text, "+")
@@ -42,6 +45,25 @@ func parseSemver(text string) (semver, bool) {
 	}
 	// A shortened version has neither pre-release nor build metadata.
 	return v, parts == 3 || !hasPre && !hasBuild
+}
+
+// plainSemver reads the usual form, three numbers of a few digits, in one pass.
+func plainSemver(text string) (semver, bool) {
+	var parts [3]uint64
+	part, digits := 0, 0
+	for i := range len(text) {
+		c := text[i]
+		switch {
+		case c == '.' && digits > 0 && part < 2:
+			part, digits = part+1, 0
+		case c >= '0' && c <= '9' && digits < 9 && (digits == 0 || parts[part] > 0):
+			parts[part] = parts[part]*10 + uint64(c-'0')
+			digits++
+		default:
+			return semver{}, false
+		}
+	}
+	return semver{major: parts[0], minor: parts[1], patch: parts[2]}, part == 2 && digits > 0
 }
 
 // semverNumber reads a decimal without leading zeros.
@@ -156,4 +178,23 @@ func semverHolds(v semver, operator string, w semver) bool {
 		return v.major == w.major
 	}
 	return false
+}
+
+// versions is sem_ver's operator and those of its versions that are constant.
+type versions struct {
+	operator string
+	constant [2]*semver
+}
+
+func (v *versions) holds(r *rule, e *env) bool {
+	a, ok := v.version(0, r, e)
+	b, also := v.version(1, r, e)
+	return ok && also && semverHolds(a, v.operator, b)
+}
+
+func (v *versions) version(i int, r *rule, e *env) (semver, bool) {
+	if v.constant[i] != nil {
+		return *v.constant[i], true
+	}
+	return parseSemver(r.args[i].eval(e).str)
 }

@@ -246,9 +246,20 @@ func (f *compiled) decide(e *evaluation) (*variant, Reason, ErrorCode) {
 	return f.byDefault, ReasonDefault, ErrorNone
 }
 
+// fewVariants are searched faster than hashed.
+const fewVariants = 6
+
 // named is the variant that a targeting rule gave.
 func (f *compiled) named(v value) (*variant, Reason, ErrorCode) {
 	name := v.str
+	if v.kind == kindString && len(f.variants) <= fewVariants {
+		for i := range f.variants {
+			if f.variants[i].name == name {
+				return &f.variants[i], ReasonTargetingMatch, ErrorNone
+			}
+		}
+		return nil, ReasonError, ErrorParse
+	}
 	if v.kind != kindString {
 		var buf [32]byte
 		if found, ok := f.byName[string(v.appendText(buf[:0]))]; ok && v.scalar() {

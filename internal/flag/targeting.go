@@ -266,7 +266,27 @@ func (c *ruleCompiler) operation(n *yaml.Node, key string, at place) rule {
 	case opRollout:
 		return c.rollout(n, args, key, at)
 	}
-	return rule{op: o, args: c.rules(args, key, inner)}
+	r := rule{op: o, args: c.rules(args, key, inner)}
+	if o == opIn && r.args[1].op == opConst {
+		r.words = words(r.args[1].constant)
+	}
+	return r
+}
+
+// words is a list of strings, nil if it is anything else.
+func words(list value) []string {
+	out := make([]string, 0, list.len())
+	for i := range list.len() {
+		v := list.at(i)
+		if v.kind != kindString {
+			return nil
+		}
+		out = append(out, v.str)
+	}
+	if list.kind != kindList {
+		return nil
+	}
+	return out
 }
 
 // variable compiles var: a name or path, and a default.
@@ -343,7 +363,7 @@ func (c *ruleCompiler) semver(args []*yaml.Node, key string, at place) rule {
 	if !slices.Contains([]string{"=", "!=", ">", "<", ">=", "<=", "~", "^"}, args[1].Value) {
 		c.fault(args[1], key+"[1]", shown(args[1]), "one of =, !=, >, <, >=, <=, ~, ^")
 	}
-	r := rule{op: opSemver, constant: stringValue(args[1].Value), args: []rule{
+	r := rule{op: opSemver, versions: &versions{operator: args[1].Value}, args: []rule{
 		c.rule(args[0], key+"[0]", at),
 		c.rule(args[2], key+"[2]", at),
 	}}
@@ -351,9 +371,11 @@ func (c *ruleCompiler) semver(args []*yaml.Node, key string, at place) rule {
 		if a.op != opConst {
 			continue
 		}
-		if _, ok := parseSemver(a.constant.str); !ok {
+		v, ok := parseSemver(a.constant.str)
+		if !ok {
 			c.fault(args[2*i], fmt.Sprintf("%s[%d]", key, 2*i), shown(args[2*i]), "a semantic version such as 1.2.3")
 		}
+		r.versions.constant[i] = &v
 	}
 	return r
 }
@@ -399,6 +421,11 @@ func (c *ruleCompiler) fractional(n *yaml.Node, args []*yaml.Node, key string, a
 	}
 	if constant {
 		s.total = uint32(total)
+		end := uint32(0)
+		for i := range s.weights {
+			end += uint32(s.weights[i].constant.num)
+			s.ends = append(s.ends, end)
+		}
 	}
 	return rule{op: opFractional, split: s}
 }

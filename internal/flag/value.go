@@ -3,6 +3,7 @@ package flag
 import (
 	"encoding/json"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -207,6 +208,9 @@ func contains(needle, hay value) bool {
 	case kindString:
 		return needle.kind == kindString && strings.Contains(hay.str, needle.str)
 	case kindList:
+		if strs, ok := hay.ref.(*[]string); ok {
+			return needle.kind == kindString && slices.Contains(*strs, needle.str)
+		}
 		for i := range hay.len() {
 			if strictEqual(needle, hay.at(i)) {
 				return true
@@ -243,7 +247,7 @@ func (v value) appendText(dst []byte) []byte {
 // call each other recursively, and a slice that such methods return would
 // always move to the heap; a pointer to this does not.
 type text struct {
-	short [192]byte
+	short [112]byte
 	n     int
 	long  []byte // everything, once it is too long for short
 }

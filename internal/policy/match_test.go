@@ -250,6 +250,22 @@ func linear(c Config, host, method, path string) string {
 	return unmatchedName
 }
 
+// matches is the meaning of a pattern, one segment after the other.
+func (p pattern) matches(path string) bool {
+	rest, more := path, path != ""
+	for _, s := range p.segments {
+		if !more {
+			return false
+		}
+		var part string
+		part, rest, more = cutSegment(rest)
+		if s.variable && part == "" || !s.variable && part != s.text {
+			return false
+		}
+	}
+	return p.open || !more
+}
+
 func genConfig(t *rapid.T) Config {
 	c := Default()
 	c.CaseInsensitive = rapid.Bool().Draw(t, "fold")

@@ -93,23 +93,6 @@ func (p pattern) covers(q pattern) bool {
 	return p.open || len(p.segments) == len(q.segments) && !q.open
 }
 
-// matches is the meaning of a pattern, one segment after the other. The index
-// finds the same faster.
-func (p pattern) matches(path string) bool {
-	rest, more := path, path != ""
-	for _, s := range p.segments {
-		if !more {
-			return false
-		}
-		var part string
-		part, rest, more = cutSegment(rest)
-		if s.variable && part == "" || !s.variable && part != s.text {
-			return false
-		}
-	}
-	return p.open || !more
-}
-
 // cutSegment takes the first segment off a path without its leading slash.
 func cutSegment(path string) (part, rest string, more bool) {
 	return strings.Cut(path, "/")

@@ -6,51 +6,62 @@
 --       period, capacity, need, cost (integer microseconds)
 -- reply now, then for each demand: 1 or 0, then the level of each of its buckets
 --
--- Numbers stay below 2^53, so that Lua's are exact.
+-- Numbers stay below 2^53, so that Lua's are exact. All buckets are read at
+-- once, and each is written once, however many demands charge it.
+local KEYS, ARGV = KEYS, ARGV
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local kept = redis.call('MGET', unpack(KEYS))
-local level = {}
-for k = 1, #KEYS do
-  level[KEYS[k]] = (tonumber(kept[k] or 0)) or 0
+local keys = #KEYS
+local level, ends = {}, {}
+for k = 1, keys do
+  local value = kept[k]
+  level[KEYS[k]] = value and tonumber(value) or 0
 end
 
 local reply = {now}
 local size, first, arg = 1, 1, 1
-while first <= #KEYS do
+while first <= keys do
   local last = first + ARGV[arg] - 1
-  local allowed, a = 1, arg
+  local at, allowed, a = size + 1, 1, arg
+  size = at
   for k = first, last do
     local base = now
     if ARGV[a + 1] ~= '0' then base = now - now % ARGV[a + 1] end
     local full, l = base + ARGV[a + 2], level[KEYS[k]]
     if l < base then l = base elseif l > full then l = full end
     if l + ARGV[a + 3] > full then allowed = 0 end
-    reply[size + 1 + k - first + 1] = l
+    size = size + 1
+    reply[size] = l
     a = a + 4
   end
-  reply[size + 1] = allowed
+  reply[at] = allowed
   if allowed == 1 then
     a = arg
     for k = first, last do
+      at = at + 1
       if ARGV[a + 4] ~= '0' then
-        local base, keep = now, nil
+        local base, stop = now, nil
         if ARGV[a + 1] ~= '0' then
           base = now - now % ARGV[a + 1]
-          keep = base + ARGV[a + 1] - now
+          stop = base + ARGV[a + 1]
         end
-        local full, l = base + ARGV[a + 2], reply[size + 1 + k - first + 1] + ARGV[a + 4]
+        local full, l = base + ARGV[a + 2], reply[at] + ARGV[a + 4]
         if l < base then l = base elseif l > full then l = full end
+        reply[at] = l
         level[KEYS[k]] = l
-        reply[size + 1 + k - first + 1] = l
-        keep = keep or l - now
-        redis.call('SET', KEYS[k], l, 'PX', (keep - keep % 1000) / 1000 + 1)
+        ends[KEYS[k]] = stop or l
       end
       a = a + 4
     end
   end
-  size = size + 2 + last - first
-  arg = a + 1
+  arg = arg + 4 * (last - first + 1) + 1
   first = last + 1
+end
+
+local call = redis.call
+for key, stop in pairs(ends) do
+  local left = stop - now
+  call('SET', key, level[key], 'PX', (left - left % 1000) / 1000 + 1)
 end
 return reply
