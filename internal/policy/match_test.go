@@ -120,6 +120,10 @@ func TestMatch(t *testing.T) {
 		{"", "GET", "/open%2f..%2f..%2fadmin", "ambiguous"},
 		{"", "GET", `/open\..\admin`, "ambiguous"},
 		{"", "GET", "/open/..%5cadmin", "ambiguous"},
+		{"", "GET", "/open/%c0%ae%c0%ae/admin", "ambiguous"},
+		{"", "GET", "/open/\xc0\xae\xc0\xae/admin", "ambiguous"},
+		{"", "GET", "/open/..%c1%9cadmin", "ambiguous"},
+		{"", "GET", "/open/%u002e%u002e/admin", "ambiguous"},
 		{"", "GET", "//admin", "ambiguous"},
 		{"", "GET", "/./admin", "ambiguous"},
 		{"", "GET", "/;/admin", "ambiguous"},
@@ -136,6 +140,8 @@ func TestMatch(t *testing.T) {
 
 		// The same characters where they change nothing.
 		{"", "GET", "/users/a;b=c", "user"},
+		{"", "GET", "/users/\xe9", "user"},
+		{"", "GET", "/users/%E4", "user"},
 		{"", "GET", "/users/what%3F", "user"},
 		{"", "GET", "/users/100%25", "user"},
 		{"", "GET", "/open/a;x/b", "public"},

@@ -120,7 +120,7 @@ scan:
 			break scan
 		case c == '#' || c < ' ' || c == 0x7f:
 			return "", "", false
-		case c == '%' || c == ';' || c == '\\' ||
+		case c == '%' || c == ';' || c == '\\' || c >= 0x80 ||
 			target[i-1] == '/' && (c == '/' || c == '.') ||
 			fold && c >= 'A' && c <= 'Z':
 			plain = false
@@ -160,7 +160,7 @@ func loosen(path string) (string, bool) {
 		}
 		path = next
 	}
-	if hasControl(path) {
+	if hasControl(path) || hasOverlong(path) {
 		return "", false
 	}
 	if at := strings.IndexAny(path, "?#"); at >= 0 {
@@ -248,6 +248,12 @@ func hasControl(s string) bool {
 		}
 	}
 	return false
+}
+
+// hasOverlong reports whether s has a byte that no UTF-8 has, and that old
+// decoders took for the start of an ASCII character, such as C0 AE for a dot.
+func hasOverlong(s string) bool {
+	return strings.IndexByte(s, 0xc0) >= 0 || strings.IndexByte(s, 0xc1) >= 0
 }
 
 // trimSlash takes one slash off the end, unless strict.
