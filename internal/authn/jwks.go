@@ -195,17 +195,12 @@ func (r *remoteKeys) fetch(ctx context.Context) error {
 		return err
 	}
 	r.fetched.Store(r.now().UnixNano())
-	old := r.issuer.keys.Load()
-	if old == nil {
-		r.issuer.keys.Store(&keySet{keys: keys})
-		r.log.Info("key set fetched", "issuer", r.issuer.name, "keys", len(keys))
-		r.ready()
-		return nil
-	}
-	if next := old.replace(keys); next != old {
-		r.issuer.keys.Store(next)
-		old.retire(next)
+	first := r.issuer.keys.Load() == nil
+	if r.issuer.use(keys) {
 		r.log.Info("key set changed", "issuer", r.issuer.name, "keys", len(keys))
+	}
+	if first {
+		r.ready()
 	}
 	return nil
 }

@@ -248,9 +248,14 @@ func parseBlock(block *pem.Block, private bool) (any, error) {
 	return nil, fmt.Errorf("a PEM block of type %q is neither a public key nor a certificate", block.Type)
 }
 
+// file is the file that holds the keys, "" where none does.
+func (c KeysConfig) file() string {
+	return string(c.PEMFile) + string(c.JWKSFile) + string(c.SecretFile)
+}
+
 // loadKeys reads the keys of an issuer from its file.
 func loadKeys(c IssuerConfig, allowed []*algorithm) ([]*key, error) {
-	file := string(c.Keys.PEMFile) + string(c.Keys.JWKSFile) + string(c.Keys.SecretFile)
+	file := c.Keys.file()
 	data, err := readKeyFile(file)
 	if err != nil {
 		return nil, err
