@@ -66,13 +66,14 @@ test-python: $(SERVICES_DEV) ## lint and test the Python services
 	@cd $(SERVICES) && $(CURDIR)/.venv/services/bin/python -m ruff check --quiet
 	@cd $(SERVICES) && $(CURDIR)/.venv/services/bin/python -m pytest
 
-# The end-to-end tests run the built programs, so they come after everything else and count for no coverage.
+# The end-to-end tests run the built programs, so they come after everything else; neither they nor the bench, a
+# program, count for coverage.
 .PHONY: test-unit
 test-unit: $(ENVOY) redis compiler ## unit and integration tests under the race detector, with coverage
 	@echo "==> unit and integration tests"
 	@mkdir -p coverage
 	@CGO_ENABLED=1 $(GO) test -race $(TEST_FLAGS) -timeout 15m -coverprofile=coverage/unit.out \
-		$$($(GO) list $(PACKAGES) | grep -v -e /internal/e2e)
+		$$($(GO) list $(PACKAGES) | grep -v -e /internal/e2e -e /internal/bench)
 	@scripts/coverage.sh coverage/unit.out $(COVERAGE_FLOOR)
 
 .PHONY: test-e2e
@@ -81,8 +82,8 @@ test-e2e: build $(ENVOY) $(SERVICES_VENV) redis ## end-to-end tests: real Envoy,
 	@$(GO) test -count=1 -timeout 20m ./internal/e2e/...
 
 .PHONY: bench
-bench: build ## CPU per request of each server, beside a server that does nothing
-	@$(GO) test -run '^$$' -bench . -benchmem $(PACKAGES)
+bench: build redis ## CPU per request of each server, beside one that does nothing; BENCH="-seconds 10 rls"
+	@$(GO) run ./internal/bench -bin bin $(BENCH)
 
 .PHONY: fmt
 fmt: $(GOLANGCI) ## format the Go sources
@@ -127,10 +128,10 @@ compiler:
 	@scripts/apt-install.sh gcc=gcc,libc6-dev
 
 .PHONY: clean
-clean: ## remove what was built; .venv and bin/tools stay
-	@rm -rf coverage var
+clean: ## remove what was built; keys in var/dev, .venv and bin/tools stay
+	@rm -rf coverage var/demo
 	@find bin -maxdepth 1 -type f -delete 2>/dev/null || true
 
 .PHONY: clean-all
 clean-all: clean ## remove what was installed, too
-	@rm -rf bin .venv
+	@rm -rf bin .venv var
