@@ -38,7 +38,7 @@ demo: build $(ENVOY) $(SERVICES_VENV) $(if $(filter server,$(REDIS)),redis) ## s
 build: go ## build the programs into bin/
 	@mkdir -p bin
 	@echo "==> building bin/"
-	@CGO_ENABLED=0 $(GO) build -trimpath -o bin/ ./cmd/...
+	@CGO_ENABLED=0 $(GO) build -o bin/ ./cmd/...
 
 # ---- tests ----
 
