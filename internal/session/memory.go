@@ -1,0 +1,82 @@
+package session
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// Memory is a store in memory: for tests, and for a single process that keeps nothing.
+type Memory struct {
+	mu    sync.Mutex
+	users map[string]*account
+}
+
+// NewMemory returns an empty store.
+func NewMemory() *Memory { return &Memory{users: map[string]*account{}} }
+
+// on runs f on a user's account, and drops the account where nothing is left of it.
+func (m *Memory) on(user string, f func(*account)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a := m.users[user]
+	if a == nil {
+		a = newAccount()
+	}
+	f(a)
+	if a.empty() {
+		delete(m.users, user)
+	} else {
+		m.users[user] = a
+	}
+}
+
+// Register implements Store.
+func (m *Memory) Register(_ context.Context, s Session, l Limits, now time.Time) (o Outcome, err error) {
+	m.on(s.User, func(a *account) {
+		var ended []string
+		ended, err = a.register(s, l, millis(now))
+		o = a.outcome(ended)
+	})
+	return o, err
+}
+
+// List implements Store.
+func (m *Memory) List(_ context.Context, user string, l Limits, now time.Time) (o Outcome, err error) {
+	m.on(user, func(a *account) {
+		a.expire(l, millis(now))
+		o = a.outcome(nil)
+	})
+	return o, nil
+}
+
+// End implements Store.
+func (m *Memory) End(_ context.Context, user string, which Which, l Limits, now time.Time) (o Outcome, err error) {
+	m.on(user, func(a *account) { o = a.outcome(a.endSome(which, l, millis(now))) })
+	return o, nil
+}
+
+// Touch implements Store.
+func (m *Memory) Touch(_ context.Context, seen []Seen, l Limits, now time.Time) ([]Outcome, error) {
+	outcomes := make([]Outcome, len(seen))
+	for i, s := range seen {
+		m.on(s.User, func(a *account) {
+			a.touch(s.ID, millis(s.At), l, millis(now))
+			outcomes[i] = a.outcome(nil)
+		})
+	}
+	return outcomes, nil
+}
+
+// Settle implements Store.
+func (m *Memory) Settle(_ context.Context, user string, ids []string) error {
+	m.on(user, func(a *account) {
+		for _, id := range ids {
+			delete(a.owed, id)
+		}
+	})
+	return nil
+}
+
+// millis cuts a time to the millisecond, as stores keep it.
+func millis(t time.Time) time.Time { return time.UnixMilli(t.UnixMilli()) }

@@ -1,0 +1,457 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"pgregory.net/rapid"
+
+	"github.com/tollgate-proxy/tollgate/internal/redistest"
+)
+
+var start = time.UnixMilli(1_800_000_000_123)
+
+func at(after time.Duration) time.Time { return start.Add(after) }
+
+func limits() Limits {
+	return Limits{Max: 5, Policy: EvictOldest, Idle: time.Hour, Absolute: 12 * time.Hour, Tombstone: 24 * time.Hour}
+}
+
+// onEach runs f over every store.
+func onEach(t *testing.T, f func(t *testing.T, s Store)) {
+	t.Run("memory", func(t *testing.T) { f(t, NewMemory()) })
+	t.Run("redis-server", func(t *testing.T) { t.Parallel(); f(t, NewRedis(redistest.Client(t, redistest.Server(t)))) })
+	t.Run("embedded", func(t *testing.T) { t.Parallel(); f(t, NewRedis(redistest.Client(t, redistest.Embedded(t)))) })
+}
+
+func ids(sessions []Session) []string {
+	list := []string{}
+	for _, s := range sessions {
+		list = append(list, s.ID)
+	}
+	return list
+}
+
+// expect compares an outcome with ids: the sessions oldest first, what the operation ended, what is owed.
+func expect(t *testing.T, o Outcome, sessions, ended, owed string) {
+	t.Helper()
+	slices.Sort(o.Owed)
+	got := [3]string{fmt.Sprint(ids(o.Sessions)), fmt.Sprint(o.Ended), fmt.Sprint(o.Owed)}
+	if diff := cmp.Diff([3]string{sessions, ended, owed}, got); diff != "" {
+		t.Errorf("sessions, ended, owed (-want +got):\n%s", diff)
+	}
+}
+
+func register(t *testing.T, s Store, user, id string, l Limits, now time.Time) Outcome {
+	t.Helper()
+	o, err := s.Register(t.Context(), Session{User: user, ID: id}, l, now)
+	if err != nil {
+		t.Fatalf("register %s: %v", id, err)
+	}
+	return o
+}
+
+func TestDescriptionIsKept(t *testing.T) {
+	onEach(t, func(t *testing.T, s Store) {
+		want := Session{
+			ID: "s:1{}%", User: "ali:ce{}", Issuer: "https://issuer.example", Address: "2001:db8::1",
+			Device: Device{ID: "d", Name: "Ä phone", UserAgent: "curl/8", Browser: "curl 8", System: "Linux", Model: "X"},
+			Place:  Place{Country: "DE", City: "Köln"}, Created: start, LastSeen: start,
+		}
+		o, err := s.Register(t.Context(), want, limits(), start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]Session{want}, o.Sessions); diff != "" {
+			t.Errorf("registered (-want +got):\n%s", diff)
+		}
+		want.Address, want.LastSeen = "192.0.2.1", at(time.Minute)
+		if _, err := s.Register(t.Context(), want, limits(), at(time.Minute)); err != nil {
+			t.Fatal(err)
+		}
+		o, err = s.List(t.Context(), want.User, limits(), at(time.Minute))
+		if diff := cmp.Diff([]Session{want}, o.Sessions); diff != "" || err != nil {
+			t.Errorf("registered again: %v (-want +got):\n%s", err, diff)
+		}
+	})
+}
+
+func TestEvictOldest(t *testing.T) {
+	onEach(t, func(t *testing.T, s Store) {
+		for i := range 5 {
+			register(t, s, "u", strconv.Itoa(i), limits(), at(time.Duration(i)*time.Second))
+		}
+		register(t, s, "another", "0", limits(), at(5*time.Second))
+		o := register(t, s, "u", "5", limits(), at(6*time.Second))
+		expect(t, o, "[1 2 3 4 5]", "[0]", "[0]")
+
+		// Seen lately is not created lately, and a session that is registered again is not new.
+		o = register(t, s, "u", "1", limits(), at(7*time.Second))
+		expect(t, o, "[1 2 3 4 5]", "[]", "[0]")
+		o = register(t, s, "u", "6", limits(), at(8*time.Second))
+		expect(t, o, "[2 3 4 5 6]", "[1]", "[0 1]")
+
+		// A lower cap ends as many as it takes.
+		fewer := limits()
+		fewer.Max = 2
+		o = register(t, s, "u", "7", fewer, at(9*time.Second))
+		expect(t, o, "[6 7]", "[2 3 4 5]", "[0 1 2 3 4 5]")
+	})
+}
+
+func TestRefuseNew(t *testing.T) {
+	onEach(t, func(t *testing.T, s Store) {
+		l := limits()
+		l.Max, l.Policy = 2, RefuseNew
+		register(t, s, "u", "a", l, at(0))
+		register(t, s, "u", "b", l, at(1))
+		o, err := s.Register(t.Context(), Session{User: "u", ID: "c"}, l, at(2))
+		if !errors.Is(err, ErrTooMany) {
+			t.Errorf("third: %v, want ErrTooMany", err)
+		}
+		expect(t, o, "[a b]", "[]", "[]")
+		register(t, s, "u", "a", l, at(30*time.Minute))
+		// b is idle by now and makes room.
+		o, err = s.Register(t.Context(), Session{User: "u", ID: "c"}, l, at(61*time.Minute))
+		if err != nil {
+			t.Errorf("after b went idle: %v", err)
+		}
+		expect(t, o, "[a c]", "[]", "[b]")
+	})
+}
+
+func TestTimeouts(t *testing.T) {
+	onEach(t, func(t *testing.T, s Store) {
+		l := limits()
+		l.Idle, l.Absolute = 10*time.Second, 25*time.Second
+		register(t, s, "u", "idle", l, at(0))
+		register(t, s, "u", "used", l, at(0))
+		for _, after := range []time.Duration{9, 18} {
+			if _, err := s.Touch(t.Context(), []Seen{{"u", "used", at(after * time.Second)}}, l, at(after*time.Second)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, c := range []struct {
+			after          time.Duration
+			sessions, owed string
+		}{
+			{24999 * time.Millisecond, "[used]", "[idle]"},
+			{25 * time.Second, "[]", "[idle used]"},
+		} {
+			o, err := s.List(t.Context(), "u", l, at(c.after))
+			if err != nil {
+				t.Fatal(err)
+			}
+			expect(t, o, c.sessions, "[]", c.owed)
+		}
+	})
+}
+
+func TestTouchMovesForwardOnly(t *testing.T) {
+	onEach(t, func(t *testing.T, s Store) {
+		register(t, s, "u", "a", limits(), at(0))
+		register(t, s, "v", "a", limits(), at(0))
+		touches := []Seen{
+			{"u", "a", at(5 * time.Second)},
+			{"u", "a", at(3 * time.Second)},
+			{"v", "a", at(-time.Second)},
+			{"u", "unknown", at(9 * time.Second)},
+			{"w", "a", at(9 * time.Second)},
+		}
+		outcomes, err := s.Touch(t.Context(), touches, limits(), at(9*time.Second))
+		if err != nil || len(outcomes) != len(touches) {
+			t.Fatalf("%d outcomes, %v", len(outcomes), err)
+		}
+		if got := outcomes[3].Sessions; len(got) != 1 || !got[0].LastSeen.Equal(at(5*time.Second)) {
+			t.Errorf("u: %+v, want one session, last seen after 5 s", got)
+		}
+		if got := outcomes[2].Sessions; len(got) != 1 || !got[0].LastSeen.Equal(at(0)) {
+			t.Errorf("v: %+v, want one session, last seen at its creation", got)
+		}
+		if got := outcomes[4].Sessions; len(got) != 0 {
+			t.Errorf("w: %+v, want none", got)
+		}
+		if outcomes, err := s.Touch(t.Context(), nil, limits(), at(0)); len(outcomes) != 0 || err != nil {
+			t.Errorf("no touches: %v, %v", outcomes, err)
+		}
+	})
+}
+
+func TestEnd(t *testing.T) {
+	onEach(t, func(t *testing.T, s Store) {
+		for i, id := range []string{"a", "b", "c", "d"} {
+			register(t, s, "u", id, limits(), at(time.Duration(i)))
+		}
+		end := func(w Which) Outcome {
+			t.Helper()
+			o, err := s.End(t.Context(), "u", w, limits(), at(time.Second))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return o
+		}
+		expect(t, end(Which{Only: "b"}), "[a c d]", "[b]", "[b]")
+		expect(t, end(Which{Only: "b"}), "[a c d]", "[]", "[b]")
+		expect(t, end(Which{Only: "x"}), "[a c d]", "[]", "[b x]")
+		if err := s.Settle(t.Context(), "u", []string{"b", "x"}); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, end(Which{Except: "c"}), "[c]", "[a d]", "[a d]")
+		expect(t, end(Which{}), "[]", "[c]", "[a c d]")
+		expect(t, end(Which{}), "[]", "[]", "[a c d]")
+		if err := s.Settle(t.Context(), "u", nil); err != nil {
+			t.Errorf("settling nothing: %v", err)
+		}
+	})
+}
+
+// What has ended does not come back while its tokens could live, and is forgotten afterwards, but never while a kill is
+// owed.
+func TestTombstones(t *testing.T) {
+	onEach(t, func(t *testing.T, s Store) {
+		ctx, l := t.Context(), limits()
+		register(t, s, "u", "a", l, at(0))
+		register(t, s, "u", "b", l, at(0))
+		if _, err := s.End(ctx, "u", Which{}, l, at(0)); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Settle(ctx, "u", []string{"a"}); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			id    string
+			after time.Duration
+			want  error
+		}{
+			{"a", l.Tombstone - time.Millisecond, ErrEnded},
+			{"a", l.Tombstone, nil},
+			{"b", l.Tombstone, ErrEnded},
+		} {
+			_, err := s.Register(ctx, Session{User: "u", ID: c.id}, l, at(c.after))
+			if !errors.Is(err, c.want) {
+				t.Errorf("%s after %s: %v, want %v", c.id, c.after, err, c.want)
+			}
+		}
+	})
+}
+
+// Twenty logins at once, from twenty goroutines: never more sessions than the cap, and each login that was evicted is
+// owed a kill.
+func TestRaceOfLogins(t *testing.T) {
+	for _, policy := range []Policy{EvictOldest, RefuseNew} {
+		t.Run(string(policy), func(t *testing.T) {
+			onEach(t, func(t *testing.T, s Store) {
+				l := limits()
+				l.Policy = policy
+				const logins = 20
+				var wg sync.WaitGroup
+				var mu sync.Mutex
+				refused := 0
+				for i := range logins {
+					wg.Go(func() {
+						o, err := s.Register(context.Background(), Session{User: "u", ID: strconv.Itoa(i)}, l, start)
+						mu.Lock()
+						defer mu.Unlock()
+						switch {
+						case errors.Is(err, ErrTooMany):
+							refused++
+						case err != nil:
+							t.Errorf("login %d: %v", i, err)
+						}
+						if len(o.Sessions) > l.Max {
+							t.Errorf("login %d sees %d sessions", i, len(o.Sessions))
+						}
+					})
+				}
+				wg.Wait()
+				o, err := s.List(t.Context(), "u", l, start)
+				if err != nil || len(o.Sessions) != l.Max || len(o.Owed)+refused != logins-l.Max {
+					t.Errorf("%d sessions, %d owed, %d refused, %v: want %d, and the rest refused or owed",
+						len(o.Sessions), len(o.Owed), refused, err, l.Max)
+				}
+			})
+		})
+	}
+}
+
+// Any sequence of operations gives the same on every store, and keeps the promises: never more than the cap, nothing that
+// ended comes back, nothing ends unless it is owed a kill.
+func TestStoresAgreeWithTheModel(t *testing.T) {
+	stores := map[string]func() Store{"memory": func() Store { return NewMemory() }}
+	for name, addr := range map[string]string{"redis-server": redistest.Server(t), "embedded": redistest.Embedded(t)} {
+		rdb := redistest.Client(t, addr)
+		stores[name] = func() Store {
+			if err := rdb.FlushAll(t.Context()).Err(); err != nil {
+				t.Fatal(err)
+			}
+			return NewRedis(rdb)
+		}
+	}
+	rapid.Check(t, func(rt *rapid.T) {
+		ctx := t.Context()
+		under := map[string]Store{}
+		for name, fresh := range stores {
+			under[name] = fresh()
+		}
+		l := Limits{
+			Max:    rapid.IntRange(1, 3).Draw(rt, "max"),
+			Policy: rapid.SampledFrom([]Policy{EvictOldest, RefuseNew}).Draw(rt, "policy"),
+			Idle:   20 * time.Second, Absolute: 60 * time.Second, Tombstone: 100 * time.Second,
+		}
+		now := start
+		dead := map[string]time.Time{} // when a session was first seen to have ended
+		names := rapid.SampledFrom([]string{"a", "b", "c", "d", "e"})
+		optional := rapid.SampledFrom([]string{"", "a", "b", "c", "d", "e"})
+
+		// same runs an operation everywhere, compares, and returns the outcome.
+		same := func(rt *rapid.T, op func(Store) (Outcome, error)) Outcome {
+			want, wantErr := op(under["memory"])
+			slices.Sort(want.Owed)
+			for name, s := range under {
+				if name == "memory" {
+					continue
+				}
+				got, err := op(s)
+				slices.Sort(got.Owed)
+				if !errors.Is(err, wantErr) || (err == nil) != (wantErr == nil) {
+					rt.Fatalf("%s: %v, memory: %v", name, err, wantErr)
+				}
+				if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+					rt.Fatalf("%s differs from memory (-memory +%s):\n%s", name, name, diff)
+				}
+			}
+			if len(want.Sessions) > l.Max {
+				rt.Fatalf("%d sessions, cap %d", len(want.Sessions), l.Max)
+			}
+			for _, s := range want.Sessions {
+				if ended, is := dead[s.ID]; is && now.Before(ended.Add(l.Tombstone)) {
+					rt.Fatalf("%s came back", s.ID)
+				}
+				delete(dead, s.ID)
+				if !now.Before(s.LastSeen.Add(l.Idle)) || !now.Before(s.Created.Add(l.Absolute)) {
+					rt.Fatalf("%+v should have timed out at %s", s, now)
+				}
+			}
+			for _, id := range want.Ended {
+				if !slices.Contains(want.Owed, id) {
+					rt.Fatalf("%s ended and is not owed a kill", id)
+				}
+			}
+			for _, id := range want.Owed {
+				if _, is := dead[id]; !is {
+					dead[id] = now
+				}
+			}
+			return want
+		}
+		rt.Repeat(map[string]func(*rapid.T){
+			"time": func(rt *rapid.T) {
+				now = now.Add(time.Duration(rapid.Int64Range(0, 30_000).Draw(rt, "ms")) * time.Millisecond)
+			},
+			"register": func(rt *rapid.T) {
+				id := names.Draw(rt, "id")
+				same(rt, func(s Store) (Outcome, error) { return s.Register(ctx, Session{User: "u", ID: id}, l, now) })
+			},
+			"end": func(rt *rapid.T) {
+				w := Which{Only: optional.Draw(rt, "only")}
+				if w.Only == "" {
+					w.Except = optional.Draw(rt, "except")
+				}
+				same(rt, func(s Store) (Outcome, error) { return s.End(ctx, "u", w, l, now) })
+			},
+			"touch": func(rt *rapid.T) {
+				seen := Seen{"u", names.Draw(rt, "id"), now.Add(-time.Duration(rapid.Int64Range(0, 5000).Draw(rt, "ago")) * time.Millisecond)}
+				same(rt, func(s Store) (Outcome, error) {
+					outcomes, err := s.Touch(ctx, []Seen{seen}, l, now)
+					if err != nil {
+						return Outcome{}, err
+					}
+					return outcomes[0], nil
+				})
+			},
+			"settle": func(rt *rapid.T) {
+				o := same(rt, func(s Store) (Outcome, error) { return s.List(ctx, "u", l, now) })
+				if len(o.Owed) == 0 {
+					rt.Skip("nothing is owed")
+				}
+				paid := o.Owed[:rapid.IntRange(1, len(o.Owed)).Draw(rt, "paid")]
+				for name, s := range under {
+					if err := s.Settle(ctx, "u", paid); err != nil {
+						rt.Fatalf("%s: %v", name, err)
+					}
+				}
+			},
+			"": func(rt *rapid.T) {
+				same(rt, func(s Store) (Outcome, error) { return s.List(ctx, "u", l, now) })
+			},
+		})
+	})
+}
+
+func TestEverythingExpires(t *testing.T) {
+	ctx := t.Context()
+	rdb := redistest.Client(t, redistest.Server(t))
+	s := NewRedis(rdb)
+	register(t, s, "u", "a", limits(), start)
+	register(t, s, "u", "b", limits(), start)
+	if _, err := s.End(ctx, "u", Which{Only: "a"}, limits(), start); err != nil {
+		t.Fatal(err)
+	}
+	found := rdb.Keys(ctx, "*").Val()
+	if len(found) != 5 {
+		t.Errorf("keys %v: want five", found)
+	}
+	for _, key := range found {
+		if ttl := rdb.TTL(ctx, key).Val(); ttl <= 0 || ttl > limits().keep() {
+			t.Errorf("%s lives for %s", key, ttl)
+		}
+	}
+}
+
+func TestRedisTroubles(t *testing.T) {
+	away := NewRedis(redistest.Client(t, redistest.FreeAddr(t)))
+	ctx := t.Context()
+	for name, err := range map[string]error{
+		"register": second(away.Register(ctx, Session{User: "u", ID: "a"}, limits(), start)),
+		"list":     second(away.List(ctx, "u", limits(), start)),
+		"end":      second(away.End(ctx, "u", Which{}, limits(), start)),
+		"touch":    second(away.Touch(ctx, []Seen{{"u", "a", start}}, limits(), start)),
+		"settle":   away.Settle(ctx, "u", []string{"a"}),
+	} {
+		if !errors.Is(err, ErrUnavailable) {
+			t.Errorf("%s: %v, want ErrUnavailable", name, err)
+		}
+	}
+	rdb := redistest.Client(t, redistest.Server(t))
+	s := NewRedis(rdb)
+	register(t, s, "u", "a", limits(), start)
+	if err := rdb.HSet(ctx, keys("u")[2], "a", "not json").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.List(ctx, "u", limits(), start); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("an unreadable description: %v, want ErrUnavailable", err)
+	}
+	for name, reply := range map[string][]any{
+		"short":         {"ok"},
+		"odd":           {"ok", []any{}, []any{}, "id"},
+		"no status":     {1, []any{}, []any{}},
+		"ended":         {"ok", "x", []any{}},
+		"owed":          {"ok", []any{}, []any{1}},
+		"session":       {"ok", []any{}, []any{}, "id", nil, "1", "{}"},
+		"session times": {"ok", []any{}, []any{}, "id", "x", "1", "{}"},
+	} {
+		if _, _, err := readReply(reply, "u"); err == nil {
+			t.Errorf("%s: the reply was read", name)
+		}
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
