@@ -5,9 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	"google.golang.org/grpc"
-
 	"github.com/tollgate-proxy/tollgate/internal/app"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/config"
@@ -78,7 +75,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	})
 
 	server := extauthz.New(extauthz.Options{Decider: g, Headers: c.Headers, TokenHeader: c.Tokens.Sources.Header})
-	err = rt.ServeGRPC("grpc", c.GRPC.Listen, func(s *grpc.Server) { authv3.RegisterAuthorizationServer(s, server) })
+	err = rt.ServeGRPC("grpc", c.GRPC.Listen, server.Register, extauthz.ServerOptions()...)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,9 @@ import (
 	"fmt"
 	"io"
 	"os/signal"
+	"runtime/debug"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -41,6 +44,37 @@ type Base struct {
 	Tracing    telemetry.TracingConfig `yaml:"tracing"`
 	Operations OperationsConfig        `yaml:"operations"`
 	Shutdown   ShutdownConfig          `yaml:"shutdown"`
+	Memory     MemoryConfig            `yaml:"memory"`
+}
+
+// MemoryConfig is the section "memory". Go's own variables GOGC and GOMEMLIMIT,
+// where they are set, have the last word.
+type MemoryConfig struct {
+	GCPercent int          `yaml:"gc_percent" doc:"Garbage is collected when the heap has grown by this percentage since the last collection: more takes memory and saves processor time."`
+	Limit     config.Bytes `yaml:"limit" doc:"Soft limit of memory, near which garbage is collected whatever gc_percent says; 0 is none. Set it to nine tenths of a container's limit."`
+}
+
+// Validate checks the section.
+func (c MemoryConfig) Validate(r *config.Report) {
+	if c.GCPercent < 10 || c.GCPercent > 10_000 {
+		r.Fault("gc_percent", c.GCPercent, "10 to 10000")
+	}
+	if c.Limit != 0 && c.Limit < 16<<20 {
+		r.Fault("limit", c.Limit, "0, or at least 16MiB")
+	}
+}
+
+// apply sets the collector, where the environment has not.
+func (c MemoryConfig) apply(environ []string) {
+	set := func(name string) bool {
+		return slices.ContainsFunc(environ, func(e string) bool { return strings.HasPrefix(e, name+"=") })
+	}
+	if !set("GOGC") {
+		debug.SetGCPercent(c.GCPercent)
+	}
+	if !set("GOMEMLIMIT") && c.Limit != 0 {
+		debug.SetMemoryLimit(int64(c.Limit))
+	}
 }
 
 // ShutdownConfig is the section "shutdown".
@@ -66,6 +100,7 @@ func DefaultBase(operationsListen string) Base {
 		Tracing:    telemetry.DefaultTracing(),
 		Operations: OperationsConfig{Listen: operationsListen},
 		Shutdown:   ShutdownConfig{DrainDelay: 2 * time.Second, Timeout: 15 * time.Second},
+		Memory:     MemoryConfig{GCPercent: 400},
 	}
 }
 
@@ -146,6 +181,7 @@ func run[C any](ctx context.Context, p Process[C], args, environ []string, stdou
 // serve builds, starts and stops the process.
 func serve[C any](ctx context.Context, p Process[C], cfg C, file string, environ []string, stderr io.Writer, started func(*Runtime)) int {
 	base := p.Base(&cfg)
+	base.Memory.apply(environ)
 	log := telemetry.NewLogger(base.Log, stderr, p.Name)
 	metrics := telemetry.NewMetrics(p.Name, Version())
 	tracer, flush, err := telemetry.NewTracing(ctx, base.Tracing, p.Name, Version())

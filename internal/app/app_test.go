@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -158,6 +159,7 @@ func TestCommandLine(t *testing.T) {
 		"reference":      {[]string{"-config-reference"}, 0, "| `greet` | text | `hello` | `TOLLGATE_GREET` | What to say. |", ""},
 		"bad operations": {[]string{"-config", file(t, "operations: {listen: x}")}, 1, "", "operations.listen"},
 		"bad debug hash": {[]string{"-config", file(t, "operations: {debug_secret_sha256: hunter2}")}, 1, "", "operations.debug_secret_sha256"},
+		"bad memory":      {[]string{"-config", file(t, "memory: {gc_percent: 0, limit: 1KiB}")}, 1, "", "memory.limit"},
 		"bad shutdown":   {[]string{"-config", file(t, "shutdown: {drain_delay: -1s, timeout: 0s}")}, 1, "", "shutdown.timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -345,6 +347,23 @@ func TestFileWatchIgnoresAMissingFile(t *testing.T) {
 	missing, content = false, "two"
 	if !w.changed() || w.changed() {
 		t.Error("one change is seen once")
+	}
+}
+
+func TestMemoryLeavesGoVariablesAlone(t *testing.T) {
+	before := debug.SetGCPercent(123)
+	defer debug.SetGCPercent(before)
+	limit := debug.SetMemoryLimit(-1)
+	defer debug.SetMemoryLimit(limit)
+	now := func() int { p := debug.SetGCPercent(100); debug.SetGCPercent(p); return p }
+	c := MemoryConfig{GCPercent: 400, Limit: 1 << 30}
+	c.apply([]string{"GOGC=50", "GOMEMLIMIT=2GiB"})
+	if now() != 123 || debug.SetMemoryLimit(-1) != limit {
+		t.Error("the environment has the last word")
+	}
+	c.apply(nil)
+	if now() != 400 || debug.SetMemoryLimit(-1) != 1<<30 {
+		t.Error("the configuration is not applied")
 	}
 }
 

@@ -68,12 +68,35 @@ func allowedOutcome(t testing.TB) gate.Outcome {
 
 func check(t testing.TB, s *Server, req *authv3.CheckRequest) *authv3.CheckResponse {
 	t.Helper()
-	a, err := s.Check(context.Background(), req)
+	data, err := proto.Marshal(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return checkWire(t, s, data)
+}
+
+func checkWire(t testing.TB, s *Server, data []byte) *authv3.CheckResponse {
+	t.Helper()
+	var r checkRequest
+	if err := r.UnmarshalWire(data); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := s.check(context.Background(), &r)
 	if err != nil {
 		t.Fatalf("an error is a failure for Envoy, not an answer: %v", err)
 	}
-	if a.GetStatus() == nil || a.GetHttpResponse() == nil {
-		t.Fatalf("Envoy lets an answer without status or HTTP part pass: %v", a)
+	a, ok := answer.(*authv3.CheckResponse)
+	if e, isEncoded := answer.(encoded); isEncoded {
+		a, ok = &authv3.CheckResponse{}, true
+		if err := (proto.UnmarshalOptions{}).Unmarshal(e, a); err != nil {
+			t.Fatalf("the answer is no CheckResponse: %v", err)
+		}
+		if unknown := a.ProtoReflect().GetUnknown(); len(unknown) > 0 {
+			t.Fatalf("the answer has fields that a CheckResponse has not: %x", unknown)
+		}
+	}
+	if !ok || a.GetStatus() == nil || a.GetHttpResponse() == nil {
+		t.Fatalf("Envoy lets an answer without status or HTTP part pass: %v", answer)
 	}
 	if ok := a.GetOkResponse() != nil; ok != (a.GetStatus().GetCode() == int32(codes.OK)) {
 		t.Fatalf("status and HTTP part disagree: %v", a)
@@ -302,34 +325,106 @@ func TestHeadersConfig(t *testing.T) {
 	}
 }
 
-// Whatever Envoy, or something that claims to be Envoy, sends: an answer with
-// status and HTTP part, never a panic.
-func FuzzCheck(f *testing.F) {
-	for _, r := range []*authv3.CheckRequest{{}, {Attributes: &authv3.AttributeContext{}}, envoyRequest(map[string]string{"authorization": "Bearer x"}, "::1")} {
+// The request is read as the generated code reads it, whatever is sent, and
+// every answer has a status and an HTTP part.
+func FuzzRequest(f *testing.F) {
+	pipe := envoyRequest(nil, "192.0.2.9")
+	pipe.Attributes.Source.Address = &corev3.Address{Address: &corev3.Address_Pipe{Pipe: &corev3.Pipe{Path: "/p"}}}
+	raw := envoyRequest(nil, "")
+	raw.Attributes.Request.Http.HeaderMap = &corev3.HeaderMap{Headers: []*corev3.HeaderValue{
+		{Key: "authorization", Value: "a"}, {Key: "authorization", RawValue: []byte("b")}, {Key: "other"},
+	}}
+	for _, r := range []*authv3.CheckRequest{
+		{}, {Attributes: &authv3.AttributeContext{}}, pipe, raw,
+		envoyRequest(map[string]string{"authorization": "Bearer x", "cookie": "a=b", "x-token": "t", "x-request-id": "r", ExternalAddressHeader: "::1"}, "192.0.2.9"),
+	} {
 		b, err := proto.Marshal(r)
 		if err != nil {
 			f.Fatal(err)
 		}
 		f.Add(b)
 	}
+	// Repeated messages, groups, wrong kinds.
+	f.Add([]byte("\x0a\x04\x22\x02\x12\x00\x0a\x08\x22\x06\x12\x04\x12\x02\x41\x42"))
+	f.Add([]byte("\x0b\x12\x01a\x0c"))
+	f.Add([]byte("\x08\x01"))
 	s := New(Options{Headers: DefaultHeaders(), Decider: decide(func(r *gate.Request) gate.Outcome {
 		return gate.Outcome{Status: 403, Code: "route_denied", Tier: "anonymous", Address: r.Address}
 	})})
 	f.Fuzz(func(t *testing.T, data []byte) {
+		checkWire(t, s, data)
+		var a attributes
+		ok := a.parse(string(data), "x-token")
 		var r authv3.CheckRequest
-		if proto.Unmarshal(data, &r) == nil {
-			check(t, s, &r)
+		if proto.Unmarshal(data, &r) != nil {
+			return // what the generated code refuses may be read or not: it is judged all the same
+		}
+		if !ok {
+			t.Fatalf("the generated code reads %x", data)
+		}
+		if want := generated(&r); a != want {
+			t.Errorf("got  %+v\nwant %+v", a, want)
 		}
 	})
+}
+
+// generated reads the attributes through the generated code.
+func generated(r *authv3.CheckRequest) attributes {
+	h := r.GetAttributes().GetRequest().GetHttp()
+	headers := h.GetHeaders()
+	if len(headers) == 0 {
+		headers = map[string]string{}
+		for _, v := range h.GetHeaderMap().GetHeaders() {
+			value := v.GetValue()
+			if len(v.GetRawValue()) > 0 {
+				value = string(v.GetRawValue())
+			}
+			if before := headers[v.GetKey()]; before != "" {
+				value = before + "," + value
+			}
+			headers[v.GetKey()] = value
+		}
+	}
+	return attributes{
+		method: h.GetMethod(), path: h.GetPath(), host: h.GetHost(),
+		peer:          r.GetAttributes().GetSource().GetAddress().GetSocketAddress().GetAddress(),
+		authorization: headers["authorization"], cookie: headers["cookie"], token: headers["x-token"],
+		requestID: headers["x-request-id"], external: headers[ExternalAddressHeader],
+	}
+}
+
+// Lengths around one and two bytes of length.
+func TestAnswersOfEverySize(t *testing.T) {
+	o := allowedOutcome(t)
+	for n := range 400 {
+		long := strings.Repeat("r", n*n/8)
+		o.Principal = &authn.Principal{Subject: "a", RolesHeader: long}
+		s := New(Options{Decider: decide(func(*gate.Request) gate.Outcome { return o }), Headers: DefaultHeaders()})
+		a := check(t, s, &authv3.CheckRequest{})
+		if got := headersOf(a); got["x-user-roles"] != long || got["x-feature-flags"] == "" || a.GetDynamicMetadata().GetFields()["user"].GetStringValue() != "a" {
+			t.Fatalf("%d bytes: %v", len(long), a)
+		}
+	}
+	short := end([]byte{0x1a, 0, 0, 'x'}, 3)
+	if string(short) != "\x1a\x01x" {
+		t.Errorf("a short message: %x", short)
+	}
 }
 
 func BenchmarkCheck(b *testing.B) {
 	o := allowedOutcome(b)
 	s := New(Options{Decider: decide(func(*gate.Request) gate.Outcome { return o }), Headers: DefaultHeaders()})
-	r := envoyRequest(map[string]string{"authorization": "Bearer a", ExternalAddressHeader: "192.0.2.1"}, "198.51.100.1")
+	data, err := proto.Marshal(envoyRequest(map[string]string{"authorization": "Bearer a", ExternalAddressHeader: "192.0.2.1"}, "198.51.100.1"))
+	if err != nil {
+		b.Fatal(err)
+	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := s.Check(context.Background(), r); err != nil {
+		var r checkRequest
+		if err := r.UnmarshalWire(data); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := s.check(context.Background(), &r); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -1,0 +1,330 @@
+package extauthz
+
+import (
+	"net/netip"
+	"unicode/utf8"
+
+	"github.com/tollgate-proxy/tollgate/internal/gate"
+)
+
+// checkRequest is a CheckRequest as it came: one copy, of which everything that
+// is read is a part.
+type checkRequest struct{ data string }
+
+// UnmarshalWire implements wirecodec.Unmarshaler.
+func (r *checkRequest) UnmarshalWire(data []byte) error {
+	r.data = string(data)
+	return nil
+}
+
+// attributes are the fields of a CheckRequest that are looked at. Where the
+// message repeats a field the last one counts, as protocol buffers have it.
+type attributes struct {
+	method, path, host string
+	peer               string // source.address.socket_address.address
+
+	// headers
+	authorization, cookie, token, requestID, external string
+}
+
+// parse reads the attributes. It reports false where data is no CheckRequest.
+// tokenHeader is the header, lower case, that may hold a token; "" for none.
+func (a *attributes) parse(data, tokenHeader string) bool {
+	p := parser{attributes: a, tokenHeader: tokenHeader}
+	if !p.each(data, (*parser).check) {
+		return false
+	}
+	if !p.headers { // encode_raw_headers
+		p.raw = true
+		return p.each(data, (*parser).check)
+	}
+	return true
+}
+
+// request makes a gate's request of the attributes. A missing part leaves its
+// field empty, which the gate refuses.
+func (a *attributes) request() gate.Request {
+	return gate.Request{
+		Host: a.host, Method: a.method, Path: a.path,
+		Authorization: a.authorization, Cookie: a.cookie, TokenHeader: a.token,
+		ID: a.requestID, Address: address(a.external, a.peer),
+	}
+}
+
+// address is the trusted client address, else the peer of Envoy's connection.
+func address(external, peer string) netip.Addr {
+	for _, text := range [2]string{external, peer} {
+		if addr, err := netip.ParseAddr(text); err == nil {
+			return addr.Unmap().WithZone("")
+		}
+	}
+	return netip.Addr{}
+}
+
+// parser walks a CheckRequest. Each of its steps handles the fields of one
+// message and leaves alone those it does not know.
+type parser struct {
+	*attributes
+	tokenHeader string
+	headers     bool // the map of headers has an entry
+	raw         bool // second pass: read the list of raw headers
+
+	// of the map entry or raw header at hand
+	key, value, rawValue string
+}
+
+// each calls step for every field of a message.
+func (p *parser) each(message string, step func(p *parser, f field) bool) bool {
+	for message != "" {
+		f, rest, ok := next(message)
+		if !ok || !step(p, f) {
+			return false
+		}
+		message = rest
+	}
+	return true
+}
+
+// text takes a string field; it reports false for invalid UTF-8.
+func (f field) text(to *string) bool {
+	*to = f.bytes
+	return utf8.ValidString(f.bytes)
+}
+
+func (p *parser) check(f field) bool {
+	if f.is(1) {
+		return p.each(f.bytes, (*parser).attributeContext)
+	}
+	return true
+}
+
+func (p *parser) attributeContext(f field) bool {
+	switch {
+	case f.is(1):
+		return p.each(f.bytes, (*parser).source)
+	case f.is(4):
+		return p.each(f.bytes, (*parser).requestPart)
+	}
+	return true
+}
+
+func (p *parser) source(f field) bool {
+	if f.is(1) {
+		return p.each(f.bytes, (*parser).address)
+	}
+	return true
+}
+
+// address is a oneof: a pipe or an internal address replaces a socket address.
+func (p *parser) address(f field) bool {
+	switch {
+	case f.is(1):
+		return p.each(f.bytes, (*parser).socketAddress)
+	case f.is(2), f.is(3):
+		p.peer = ""
+	}
+	return true
+}
+
+func (p *parser) socketAddress(f field) bool {
+	if f.is(2) {
+		return f.text(&p.peer)
+	}
+	return true
+}
+
+func (p *parser) requestPart(f field) bool {
+	if f.is(2) {
+		return p.each(f.bytes, (*parser).http)
+	}
+	return true
+}
+
+func (p *parser) http(f field) bool {
+	switch {
+	case f.is(2):
+		return f.text(&p.method)
+	case f.is(4):
+		return f.text(&p.path)
+	case f.is(5):
+		return f.text(&p.host)
+	case f.is(3) && !p.raw:
+		p.headers = true
+		p.key, p.value = "", ""
+		if !p.each(f.bytes, (*parser).entry) {
+			return false
+		}
+		if to := p.header(p.key); to != nil {
+			*to = p.value
+		}
+	case f.is(13) && p.raw:
+		return p.each(f.bytes, (*parser).headerMap)
+	}
+	return true
+}
+
+// entry is one of the map of headers.
+func (p *parser) entry(f field) bool {
+	switch {
+	case f.is(1):
+		return f.text(&p.key)
+	case f.is(2):
+		return f.text(&p.value)
+	}
+	return true
+}
+
+func (p *parser) headerMap(f field) bool {
+	if !f.is(1) {
+		return true
+	}
+	p.key, p.value, p.rawValue = "", "", ""
+	if !p.each(f.bytes, (*parser).headerValue) {
+		return false
+	}
+	if p.rawValue != "" {
+		p.value = p.rawValue
+	}
+	// Repeated headers are joined by commas, as Envoy does otherwise.
+	if to := p.header(p.key); to != nil {
+		if *to != "" {
+			p.value = *to + "," + p.value
+		}
+		*to = p.value
+	}
+	return true
+}
+
+func (p *parser) headerValue(f field) bool {
+	switch {
+	case f.is(1):
+		return f.text(&p.key)
+	case f.is(2):
+		return f.text(&p.value)
+	case f.is(3):
+		p.rawValue = f.bytes
+	}
+	return true
+}
+
+// header says where the value of a header goes; nil for one that is not looked
+// at.
+func (p *parser) header(name string) *string {
+	switch name {
+	case "authorization":
+		return &p.authorization
+	case "cookie":
+		return &p.cookie
+	case "x-request-id":
+		return &p.requestID
+	case ExternalAddressHeader:
+		return &p.external
+	}
+	if p.tokenHeader != "" && name == p.tokenHeader {
+		return &p.token
+	}
+	return nil
+}
+
+// field is one field of a message on the wire.
+type field struct {
+	number uint64
+	kind   uint8
+	bytes  string // where the kind is lengthDelimited
+}
+
+// is says whether the field has the number and holds bytes. A known number with
+// another kind is an unknown field.
+func (f field) is(number uint64) bool { return f.number == number && f.kind == lengthDelimited }
+
+// Kinds of fields on the wire
+// (https://protobuf.dev/programming-guides/encoding/#structure).
+const (
+	varint          = 0
+	fixed64         = 1
+	lengthDelimited = 2
+	startGroup      = 3
+	endGroup        = 4
+	fixed32         = 5
+)
+
+// next splits the first field off a message.
+func next(s string) (f field, rest string, ok bool) {
+	tag, s, ok := consumeVarint(s)
+	f.number, f.kind = tag>>3, uint8(tag&7)
+	if !ok || f.number == 0 || f.number > 1<<29-1 {
+		return f, "", false
+	}
+	switch f.kind {
+	case varint:
+		_, s, ok = consumeVarint(s)
+		return f, s, ok
+	case fixed64:
+		return f, cut(s, 8), len(s) >= 8
+	case fixed32:
+		return f, cut(s, 4), len(s) >= 4
+	case lengthDelimited:
+		n, s, ok := consumeVarint(s)
+		if !ok || n > uint64(len(s)) {
+			return f, "", false
+		}
+		f.bytes = s[:n]
+		return f, s[n:], true
+	case startGroup:
+		s, ok = skipGroup(s, f.number)
+		return f, s, ok
+	default:
+		return f, "", false
+	}
+}
+
+// skipGroup skips to behind the end of a group, and of those inside it.
+func skipGroup(s string, number uint64) (string, bool) {
+	open := []uint64{number}
+	for s != "" {
+		tag, after, ok := consumeVarint(s)
+		if !ok {
+			return "", false
+		}
+		switch tag & 7 {
+		case startGroup:
+			if len(open) >= 100 {
+				return "", false
+			}
+			open, s = append(open, tag>>3), after
+		case endGroup:
+			if open[len(open)-1] != tag>>3 {
+				return "", false
+			}
+			if open, s = open[:len(open)-1], after; len(open) == 0 {
+				return s, true
+			}
+		default:
+			if _, s, ok = next(s); !ok {
+				return "", false
+			}
+		}
+	}
+	return "", false
+}
+
+func cut(s string, n int) string {
+	if len(s) < n {
+		return ""
+	}
+	return s[n:]
+}
+
+func consumeVarint(s string) (value uint64, rest string, ok bool) {
+	for i := 0; i < len(s) && i < 10; i++ {
+		b := s[i]
+		if i == 9 && b > 1 {
+			return 0, "", false
+		}
+		value |= uint64(b&0x7f) << (7 * i)
+		if b < 0x80 {
+			return value, s[i+1:], true
+		}
+	}
+	return 0, "", false
+}
