@@ -4,7 +4,6 @@ import (
 	"context"
 	"time"
 
-	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/grpc"
 
 	"github.com/tollgate-proxy/tollgate/internal/app"
@@ -54,5 +53,5 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		rt.WatchFile(file)
 	}
 	server := rls.New(rls.Options{Decider: limiter, Headers: c.Limits.Headers})
-	return rt.ServeGRPC("grpc", c.GRPC.Listen, func(s *grpc.Server) { rlsv3.RegisterRateLimitServiceServer(s, server) })
+	return rt.ServeGRPC("grpc", c.GRPC.Listen, func(s *grpc.Server) { server.Register(s) }, server.Options()...)
 }

@@ -29,26 +29,40 @@ const DeniedCode = "rate_limited"
 // of the IETF draft, the older ones, and Retry-After on a denial. Values hold
 // nothing but names from the configuration and numbers.
 func (d *Decision) AppendHeaders(to []Header) []Header {
+	d.VisitHeaders(nil, func(name string, value []byte) { to = append(to, Header{name, string(value)}) })
+	return to
+}
+
+// VisitHeaders calls visit with each of the headers that [Decision.AppendHeaders]
+// tells of. Values are formatted in buf, which is returned for the next time,
+// and hold until visit returns.
+func (d *Decision) VisitHeaders(buf []byte, visit func(name string, value []byte)) []byte {
 	s := d.Status()
 	if s == nil {
 		if !d.Allowed {
-			to = append(to, Header{HeaderRetryAfter, "1"})
+			buf = append(buf[:0], '1')
+			visit(HeaderRetryAfter, buf)
 		}
-		return to
+		return buf
 	}
-	reset := strconv.FormatInt(seconds(s.Reset), 10)
-	remaining := strconv.FormatUint(uint64(s.Remaining), 10)
-	to = append(to,
-		Header{HeaderPolicy, s.policy()},
-		Header{HeaderState, `"` + s.Limit.Name + `";r=` + remaining + ";t=" + reset},
-		Header{HeaderLimit, strconv.FormatUint(uint64(s.Limit.Burst), 10)},
-		Header{HeaderRemaining, remaining},
-		Header{HeaderReset, reset},
-	)
+	reset := seconds(s.Reset)
+	buf = append(buf[:0], s.policy()...)
+	visit(HeaderPolicy, buf)
+	buf = append(append(append(buf[:0], '"'), s.Limit.Name...), `";r=`...)
+	buf = strconv.AppendUint(buf, uint64(s.Remaining), 10)
+	buf = strconv.AppendInt(append(buf, ";t="...), reset, 10)
+	visit(HeaderState, buf)
+	buf = strconv.AppendUint(buf[:0], uint64(s.Limit.Burst), 10)
+	visit(HeaderLimit, buf)
+	buf = strconv.AppendUint(buf[:0], uint64(s.Remaining), 10)
+	visit(HeaderRemaining, buf)
+	buf = strconv.AppendInt(buf[:0], reset, 10)
+	visit(HeaderReset, buf)
 	if !d.Allowed {
-		to = append(to, Header{HeaderRetryAfter, strconv.FormatInt(max(seconds(s.Reset), 1), 10)})
+		buf = strconv.AppendInt(buf[:0], max(reset, 1), 10)
+		visit(HeaderRetryAfter, buf)
 	}
-	return to
+	return buf
 }
 
 // policy tells all limits of the rule, and the one shown where it is not
