@@ -159,7 +159,7 @@ func TestCommandLine(t *testing.T) {
 		"reference":      {[]string{"-config-reference"}, 0, "| `greet` | text | `hello` | `TOLLGATE_GREET` | What to say. |", ""},
 		"bad operations": {[]string{"-config", file(t, "operations: {listen: x}")}, 1, "", "operations.listen"},
 		"bad debug hash": {[]string{"-config", file(t, "operations: {debug_secret_sha256: hunter2}")}, 1, "", "operations.debug_secret_sha256"},
-		"bad memory":      {[]string{"-config", file(t, "memory: {gc_percent: 0, limit: 1KiB}")}, 1, "", "memory.limit"},
+		"bad memory":     {[]string{"-config", file(t, "memory: {gc_percent: 0, limit: 1KiB}")}, 1, "", "memory.limit"},
 		"bad shutdown":   {[]string{"-config", file(t, "shutdown: {drain_delay: -1s, timeout: 0s}")}, 1, "", "shutdown.timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -106,7 +106,7 @@ func (rt *Runtime) ServeGRPC(name, listen string, register func(*grpc.Server), e
 		grpc.ConnectionTimeout(10 * time.Second),
 		// Goroutines that stay keep their grown stacks; a call that finds none
 		// free gets one of its own.
-		grpc.NumStreamWorkers(uint32(4*runtime.GOMAXPROCS(0))), //nolint:gosec // a small number
+		grpc.NumStreamWorkers(uint32(4 * runtime.GOMAXPROCS(0))), //nolint:gosec // a small number
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.ChainUnaryInterceptor(rt.recoverUnary),
