@@ -1,0 +1,172 @@
+package httpcache_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/httpcache"
+	"github.com/tollgate-proxy/tollgate/internal/redistest"
+)
+
+// replica is a cache of its own on a shared store.
+func replica(f *fixture, s httpcache.Store, p httpcache.Policy) *fixture {
+	r := &fixture{T: f.T, service: f.service, at: f.now(), registry: f.registry}
+	o := options(r)
+	o.Store, o.Metrics = s, nil
+	r.cache = httpcache.New(o)
+	r.next = r.cache.Transport(p, f.service)
+	return r
+}
+
+func (f *fixture) running() *fixture {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.cache.Run(ctx)
+	}()
+	f.Cleanup(func() { cancel(); <-done })
+	return f
+}
+
+func TestStore(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		s := httpcache.NewRedis(c)
+		ctx := t.Context()
+		if b, err := s.Get(ctx, "none"); b != nil || err != nil {
+			t.Fatal(b, err)
+		}
+		if err := s.Set(ctx, "k", []byte("v\x00"), time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		if b, err := s.Get(ctx, "k"); string(b) != "v\x00" || err != nil {
+			t.Fatal(b, err)
+		}
+		if ttl := c.TTL(ctx, "tollgate:cache:entry:k").Val(); ttl <= 0 || ttl > time.Minute {
+			t.Fatal(ttl)
+		}
+		if m, err := s.Epochs(ctx); len(m) != 0 || err != nil {
+			t.Fatal(m, err)
+		}
+		for _, v := range []string{"1", "2"} {
+			if err := s.SetEpoch(ctx, "name", v); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m, err := s.Epochs(ctx)
+		if d := cmp.Diff(map[string]string{"name": "2"}, m); d != "" || err != nil {
+			t.Fatal(d, err)
+		}
+		c.Close()
+		_, e1 := s.Get(ctx, "k")
+		_, e2 := s.Epochs(ctx)
+		for _, err := range []error{e1, e2, s.Set(ctx, "k", nil, time.Second), s.SetEpoch(ctx, "n", "v")} {
+			if err == nil {
+				t.Fatal("no error without a server")
+			}
+		}
+	})
+}
+
+func TestReplicasShareAnswersAndPurges(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		p := minute
+		p.Tags = []string{"t"}
+		long := strings.Repeat("a long answer, worth compressing; ", 1000)
+		f := newFixture(t, p, nil)
+		f.answer = numbered("X-Long", "no")
+		s := httpcache.NewRedis(c)
+		a, b := replica(f, s, p).running(), replica(f, s, p).running()
+		until(t, "both know the store's purges", func() bool {
+			return !strings.Contains(a.ask("GET", "/x", "").body+b.ask("GET", "/x", "").body, "zzz") && c.Exists(t.Context(), "tollgate:cache:entry:none").Val() == 0 &&
+				sharing(a, b)
+		})
+		one := a.ask("GET", "/shared", "").body
+		b.want(b.ask("GET", "/shared", ""), one, "hit")
+		if err := a.cache.Purge(t.Context(), "t"); err != nil {
+			t.Fatal(err)
+		}
+		if got := a.ask("GET", "/shared", "").body; got == one {
+			t.Fatal("not purged here")
+		}
+		until(t, "purged there", func() bool { return b.ask("GET", "/shared", "").body != one })
+		f.service.mu.Lock()
+		f.answer = numbered("Content-Type", "text/plain", "X-Long", long)
+		f.service.mu.Unlock()
+		one = a.ask("GET", "/long", "").body
+		g := b.ask("GET", "/long", "")
+		b.want(g, one, "hit")
+		if g.header.Get("X-Long") != long {
+			t.Fatal("a compressed entry came back changed")
+		}
+	})
+}
+
+var probes int
+
+// sharing says whether what one replica has fetched the other has.
+func sharing(a, b *fixture) bool {
+	probes++
+	path := fmt.Sprint("/probe/", probes)
+	one := a.ask("GET", path, "").body
+	return b.ask("GET", path, "").body == one
+}
+
+// memory is a Store that fails on demand.
+type memory struct {
+	fail  error
+	calls int
+	value []byte
+}
+
+func (m *memory) Get(context.Context, string) ([]byte, error) { m.calls++; return m.value, m.fail }
+func (m *memory) Set(context.Context, string, []byte, time.Duration) error {
+	m.calls++
+	return m.fail
+}
+func (m *memory) Epochs(context.Context) (map[string]string, error) { return nil, m.fail }
+func (m *memory) SetEpoch(context.Context, string, string) error    { return m.fail }
+
+func TestNothingDependsOnTheStore(t *testing.T) {
+	m := &memory{}
+	f := newFixture(t, minute, numbered())
+	r := replica(f, m, minute)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	r.cache.Run(ctx) // one look at the purges
+	m.fail = errors.New("down")
+	r.want(r.ask("GET", "/", ""), "answer 1", "fwd=miss; stored")
+	r.want(r.ask("GET", "/", ""), "answer 1", "hit")
+	if m.calls != 1 {
+		t.Fatalf("a store that failed is asked again: %d", m.calls)
+	}
+	if err := r.cache.Purge(ctx, "r"); err == nil {
+		t.Fatal("a purge that others cannot know of")
+	}
+	r.want(r.ask("GET", "/", ""), "answer 2", "fwd=miss")
+	r.advance(2 * time.Minute)
+	m.fail = nil
+	m.value = []byte("\x01\x00rubbish") // another version's entry
+	r.want(r.ask("GET", "/", ""), "answer 3", "fwd=miss")
+	if m.calls < 3 {
+		t.Fatal("the store is never asked again")
+	}
+}
+
+// Before the store's purges are known it may hold what was purged.
+func TestAStoreWhosePurgesAreUnknownIsNotAsked(t *testing.T) {
+	m := &memory{}
+	f := newFixture(t, minute, numbered())
+	r := replica(f, m, minute)
+	r.ask("GET", "/", "")
+	if m.calls != 0 {
+		t.Fatal("asked")
+	}
+}
