@@ -36,19 +36,37 @@ type apiSettings struct{ url, tokenFile *string }
 func apiFlags(flags *flag.FlagSet) apiSettings {
 	return apiSettings{
 		url:       flags.String("api", "", "base `URL` of authz's API (default "+defaultURL+")"),
-		tokenFile: flags.String("token-file", "", "`file` that holds the operator's secret"),
+		tokenFile: tokenFileFlag(flags),
 	}
+}
+
+func tokenFileFlag(flags *flag.FlagSet) *string {
+	return flags.String("token-file", "", "`file` that holds the operator's secret")
+}
+
+// readToken reads the operator's secret from a file.
+func readToken(file string) (string, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("the operator's secret: %w", err)
+	}
+	token := strings.TrimSpace(string(data))
+	if token == "" {
+		return "", fmt.Errorf("the operator's secret: %s is empty", file)
+	}
+	return token, nil
+}
+
+func errNoSecret() error {
+	return fmt.Errorf("no operator's secret: set %s or -token-file, or start the demo", tokenVariable)
 }
 
 func (a apiSettings) client(p *process) (*apiclient.Client, error) {
 	url, token := cmp.Or(*a.url, p.getenv(urlVariable)), p.getenv(tokenVariable)
 	if *a.tokenFile != "" {
-		data, err := os.ReadFile(*a.tokenFile)
-		if err != nil {
-			return nil, fmt.Errorf("the operator's secret: %w", err)
-		}
-		if token = strings.TrimSpace(string(data)); token == "" {
-			return nil, fmt.Errorf("the operator's secret: %s is empty", *a.tokenFile)
+		var err error
+		if token, err = readToken(*a.tokenFile); err != nil {
+			return nil, err
 		}
 	}
 	// The demo's secret goes to the demo and nowhere else.
@@ -61,7 +79,7 @@ func (a apiSettings) client(p *process) (*apiclient.Client, error) {
 		}
 	}
 	if token == "" {
-		return nil, fmt.Errorf("no operator's secret: set %s or -token-file, or start the demo", tokenVariable)
+		return nil, errNoSecret()
 	}
 	return apiclient.New(cmp.Or(url, defaultURL), token, apiTimeout)
 }

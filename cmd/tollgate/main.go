@@ -1,5 +1,5 @@
 // Command tollgate is the operator's command: it runs the demo, mints and revokes
-// tokens, sets feature flags, checks configuration files and asks for health.
+// tokens, sets feature flags, switches circuits, checks configuration files and asks for health.
 package main
 
 import (
@@ -9,6 +9,8 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"github.com/tollgate-proxy/tollgate/internal/apiclient"
 )
 
 func main() {
@@ -64,6 +66,14 @@ func root() command {
 			{
 				name: "flag", summary: "list and set feature flags",
 				commands: []command{flagListCommand(), flagSetCommand()},
+			},
+			{
+				name: "upstream", summary: "show the Python services' circuits, open and close them",
+				commands: []command{
+					upstreamListCommand(),
+					upstreamSwitchCommand("trip", "open an upstream's circuits for their reset time", (*apiclient.Client).TripUpstream),
+					upstreamSwitchCommand("reset", "close an upstream's circuits", (*apiclient.Client).ResetUpstream),
+				},
 			},
 			checkConfigCommand(),
 			healthCommand(),

@@ -97,7 +97,9 @@ func verify(ts *testscript.TestScript, _ bool, arguments []string) {
 	}
 }
 
-// fakeAPI plays authz's management API.
+const nlpUpstream = `{"name":"nlp","addresses":[],"circuits":[{"class":"default","state":"half_open"}]}`
+
+// fakeAPI plays the management API of authz and of pyproxy.
 func fakeAPI(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -132,6 +134,11 @@ func fakeAPI(w http.ResponseWriter, r *http.Request) {
 		default:
 			refuse(http.StatusBadRequest, "token_malformed", "That is no token.")
 		}
+	case "GET /v1/upstreams":
+		fmt.Fprintf(w, `{"upstreams":[{"name":"ml","addresses":[{"address":"127.0.0.1:9201","state":"healthy"}],`+
+			`"circuits":[{"class":"default","state":"closed"},{"class":"training","state":"open","retry_after_seconds":1.25}]},%s]}`, nlpUpstream)
+	case "POST /v1/upstreams/nlp/trip", "POST /v1/upstreams/nlp/reset":
+		fmt.Fprint(w, nlpUpstream)
 	case "GET /v1/flags":
 		fmt.Fprintf(w, `{"flags":[%s]}`, strings.Join([]string{
 			flag("checkout", `{"force":"on"}`, 7),

@@ -3,7 +3,8 @@ package main
 import (
 	"context"
 	"flag"
-	"runtime/debug"
+
+	"github.com/tollgate-proxy/tollgate/internal/app"
 )
 
 func versionCommand() command {
@@ -12,24 +13,9 @@ func versionCommand() command {
 		summary: "print the version",
 		setup: func(*flag.FlagSet) runFunc {
 			return func(_ context.Context, p *process, _ []string) error {
-				say(p.stdout, "tollgate %s\n", version())
+				say(p.stdout, "tollgate %s\n", app.Version())
 				return nil
 			}
 		},
 	}
-}
-
-// version is what the build knows: the module's version and the commit.
-func version() string {
-	info, ok := debug.ReadBuildInfo()
-	if !ok {
-		return "unknown"
-	}
-	text := info.Main.Version
-	for _, s := range info.Settings {
-		if s.Key == "vcs.revision" {
-			text += " " + s.Value
-		}
-	}
-	return text + " " + info.GoVersion
 }

@@ -3,6 +3,8 @@ package demo
 import (
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -55,53 +57,62 @@ func (s *speaker) exited(e *stack.ExitError) {
 	s.printf("\n%s %v\n", s.paint(red, "!"), e)
 }
 
-// what the parts are for, by name.
-var purposes = map[string]string{
-	stack.Redis:     "counters, revocations and flags, shared by all",
-	stack.Echo:      "the backend, which shows what reached it",
-	stack.Authz:     "who may pass (ext_authz), and the management API",
-	stack.Ratelimit: "how much (rate limit service)",
-	stack.Pyproxy1:  "resilient proxy before the Python services",
-	stack.Pyproxy2:  "its second replica",
-	stack.Envoy:     "the gateway: send requests here",
-	"ml":            "price prediction",
-	"nlp":           "language detection and translation",
-	"fraud":         "payment risk",
-	"data":          "validation and aggregation",
-	"blockchain":    "contract, sandwich, wallet and flow analysis",
+// purposes are what the parts are for, by name.
+func purposes() map[string]string {
+	return map[string]string{
+		stack.Redis:     "counters, revocations and flags, shared by all",
+		stack.Echo:      "your backend's place: shows what reached it",
+		stack.Authz:     "who may pass (ext_authz); API for tokens and flags",
+		stack.Ratelimit: "how much (rate limit service)",
+		stack.Pyproxy1:  "resilient proxy before the Python services",
+		stack.Pyproxy2:  "its second replica",
+		stack.Envoy:     "the gateway: send requests here",
+		"ml":            "price prediction",
+		"nlp":           "language detection and translation",
+		"fraud":         "payment risk",
+		"data":          "validation and aggregation",
+		"blockchain":    "contract, sandwich, wallet and flow analysis",
+	}
 }
 
 func (s *speaker) ready(st *stack.Stack, took time.Duration) {
 	s.printf("\n%s\n\n", s.paint(green, "Everything is ready after "+seconds(took)+"."))
 	table := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(table, "  PART\tPID\tADDRESSES\tWHAT IT IS")
-	ports := st.Ports()
-	for _, part := range st.Status() {
-		var addresses []string
-		for _, e := range part.Endpoints {
-			addresses = append(addresses, address(ports, part.Name, e))
-		}
+	_, _ = fmt.Fprintln(table, "  PART\tPID\tADDRESS\tMORE PORTS\tWHAT IT IS")
+	ports, use := st.Ports(), purposes()
+	parts := st.Status()
+	slices.Reverse(parts) // the gateway first
+	for _, part := range parts {
 		pid := "-"
 		if part.PID != 0 {
-			pid = fmt.Sprint(part.PID)
+			pid = strconv.Itoa(part.PID)
 		}
-		_, _ = fmt.Fprintf(table, "  %s\t%s\t%s\t%s\n", part.Name, pid, strings.Join(addresses, "  "), purposes[part.Name])
+		main, more := addresses(ports, part)
+		_, _ = fmt.Fprintf(table, "  %s\t%s\t%s\t%s\t%s\n", part.Name, pid, main, more, use[part.Name])
 	}
 	_ = table.Flush()
 }
 
-// address writes an endpoint as people use it: an HTTP one as a URL, with what it
-// is for where a part has several.
-func address(ports stack.Ports, part string, e stack.Endpoint) string {
-	use := strings.TrimSpace(strings.TrimPrefix(string(e), part))
-	text := ports.URL(e)
-	if e == stack.RedisServer || use == "grpc" {
-		text = ports.Address(e)
+// addresses writes a part's endpoints: the one that people use as a URL, where it
+// speaks HTTP, and the others as ports with what they are for.
+func addresses(ports stack.Ports, part stack.Status) (main, more string) {
+	var others []string
+	for _, e := range part.Endpoints {
+		use := strings.TrimSpace(strings.TrimPrefix(string(e), part.Name))
+		switch {
+		case e == stack.RedisServer:
+			main = ports.Address(e)
+		case main == "" && use != "grpc" && use != "operations":
+			main = ports.URL(e)
+		default:
+			others = append(others, fmt.Sprintf("%d %s", ports[e], use))
+		}
 	}
-	if use != "" {
-		text += " (" + use + ")"
+	if main == "" {
+		main = ports.Address(part.Endpoints[0]) + " (gRPC)"
+		others = others[1:]
 	}
-	return text
+	return main, strings.Join(others, ", ")
 }
 
 func (s *speaker) staying(st *stack.Stack) {

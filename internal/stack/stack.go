@@ -353,13 +353,23 @@ func (s *Stack) check() error {
 			faults = append(faults, err)
 		}
 	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find the name of this program: %w", err)
+	}
 	for _, e := range slices.Sorted(maps.Keys(s.ports)) {
 		if e == RedisServer && s.options.RedisURL != "" {
 			continue
 		}
-		if err := supervisor.CheckPort(string(e), s.ports.Address(e)); err != nil {
-			faults = append(faults, err)
+		err := supervisor.CheckPort(string(e), s.ports.Address(e))
+		if err == nil {
+			continue
 		}
+		// One sentence instead of one for each port.
+		if use := new(supervisor.PortUse); errors.As(err, &use) && use.PID != 0 && use.PID != os.Getpid() && use.Command == filepath.Base(self) {
+			return fmt.Errorf("another %s (pid %d) runs on these ports already: stop it first", use.Command, use.PID)
+		}
+		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
 }
