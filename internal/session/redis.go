@@ -52,7 +52,7 @@ func (r *Redis) Register(ctx context.Context, s Session, l Limits, now time.Time
 	if err != nil {
 		return Outcome{}, fmt.Errorf("describe session: %w", err)
 	}
-	return r.do(ctx, s.User, l, now, "register", s.ID, about, l.Max, string(l.Policy))
+	return r.do(ctx, s.User, l, now, "register", s.ID, about, l.Max, string(l.Policy), s.Inferred)
 }
 
 // List implements Store.

@@ -57,8 +57,13 @@ func (a *account) register(s Session, l Limits, now time.Time) (ended []string, 
 	if _, dead := a.tombs[s.ID]; dead {
 		return nil, ErrEnded
 	}
-	s.Created, s.LastSeen = now, now
+	inferred := s.Inferred
+	s.Created, s.LastSeen, s.Inferred = now, now, false
 	if known, there := a.live[s.ID]; there {
+		if inferred {
+			s = known
+			s.LastSeen = now
+		}
 		s.Created = known.Created
 		if known.LastSeen.After(now) {
 			s.LastSeen = known.LastSeen

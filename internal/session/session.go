@@ -19,6 +19,9 @@ type Session struct {
 	// Address is the client's address at registration, as text; it may be empty.
 	Address string
 	Place   Place
+	// Inferred is set on registration where the description is only what a request told: it does not replace another.
+	// It is not stored.
+	Inferred bool
 	// Created and LastSeen are kept to the millisecond. LastSeen is written behind.
 	Created, LastSeen time.Time
 }
@@ -164,7 +167,7 @@ type Seen struct {
 // part. Safe for concurrent use. Errors other than those named wrap ErrUnavailable.
 type Store interface {
 	// Register adds a session created at now, making room by the limits. A session that is there already is kept, seen
-	// now, and is not counted twice; its description is replaced. It returns ErrTooMany or ErrEnded; the outcome's Owed
+	// now, and is not counted twice; its description is replaced unless s is Inferred. It returns ErrTooMany or ErrEnded; the outcome's Owed
 	// holds even then.
 	Register(ctx context.Context, s Session, l Limits, now time.Time) (Outcome, error)
 	// List returns the user's sessions.

@@ -50,7 +50,7 @@ func expect(t *testing.T, o Outcome, sessions, ended, owed string) {
 	}
 }
 
-func register(t *testing.T, s Store, user, id string, l Limits, now time.Time) Outcome {
+func mustRegister(t *testing.T, s Store, user, id string, l Limits, now time.Time) Outcome {
 	t.Helper()
 	o, err := s.Register(t.Context(), Session{User: user, ID: id}, l, now)
 	if err != nil {
@@ -81,28 +81,40 @@ func TestDescriptionIsKept(t *testing.T) {
 		if diff := cmp.Diff([]Session{want}, o.Sessions); diff != "" || err != nil {
 			t.Errorf("registered again: %v (-want +got):\n%s", err, diff)
 		}
+		// What a request tells replaces nothing that the login service told.
+		seen := Session{ID: want.ID, User: want.User, Address: "198.51.100.1", Inferred: true}
+		want.LastSeen = at(2 * time.Minute)
+		o, err = s.Register(t.Context(), seen, limits(), at(2*time.Minute))
+		if diff := cmp.Diff([]Session{want}, o.Sessions); diff != "" || err != nil {
+			t.Errorf("seen: %v (-want +got):\n%s", err, diff)
+		}
+		seen.ID = "new"
+		o, err = s.Register(t.Context(), seen, limits(), at(3*time.Minute))
+		if err != nil || len(o.Sessions) != 2 || o.Sessions[1].Address != seen.Address || o.Sessions[1].Inferred {
+			t.Errorf("a new one, seen: %+v, %v", o.Sessions, err)
+		}
 	})
 }
 
 func TestEvictOldest(t *testing.T) {
 	onEach(t, func(t *testing.T, s Store) {
 		for i := range 5 {
-			register(t, s, "u", strconv.Itoa(i), limits(), at(time.Duration(i)*time.Second))
+			mustRegister(t, s, "u", strconv.Itoa(i), limits(), at(time.Duration(i)*time.Second))
 		}
-		register(t, s, "another", "0", limits(), at(5*time.Second))
-		o := register(t, s, "u", "5", limits(), at(6*time.Second))
+		mustRegister(t, s, "another", "0", limits(), at(5*time.Second))
+		o := mustRegister(t, s, "u", "5", limits(), at(6*time.Second))
 		expect(t, o, "[1 2 3 4 5]", "[0]", "[0]")
 
 		// Seen lately is not created lately, and a session that is registered again is not new.
-		o = register(t, s, "u", "1", limits(), at(7*time.Second))
+		o = mustRegister(t, s, "u", "1", limits(), at(7*time.Second))
 		expect(t, o, "[1 2 3 4 5]", "[]", "[0]")
-		o = register(t, s, "u", "6", limits(), at(8*time.Second))
+		o = mustRegister(t, s, "u", "6", limits(), at(8*time.Second))
 		expect(t, o, "[2 3 4 5 6]", "[1]", "[0 1]")
 
 		// A lower cap ends as many as it takes.
 		fewer := limits()
 		fewer.Max = 2
-		o = register(t, s, "u", "7", fewer, at(9*time.Second))
+		o = mustRegister(t, s, "u", "7", fewer, at(9*time.Second))
 		expect(t, o, "[6 7]", "[2 3 4 5]", "[0 1 2 3 4 5]")
 	})
 }
@@ -111,14 +123,14 @@ func TestRefuseNew(t *testing.T) {
 	onEach(t, func(t *testing.T, s Store) {
 		l := limits()
 		l.Max, l.Policy = 2, RefuseNew
-		register(t, s, "u", "a", l, at(0))
-		register(t, s, "u", "b", l, at(1))
+		mustRegister(t, s, "u", "a", l, at(0))
+		mustRegister(t, s, "u", "b", l, at(1))
 		o, err := s.Register(t.Context(), Session{User: "u", ID: "c"}, l, at(2))
 		if !errors.Is(err, ErrTooMany) {
 			t.Errorf("third: %v, want ErrTooMany", err)
 		}
 		expect(t, o, "[a b]", "[]", "[]")
-		register(t, s, "u", "a", l, at(30*time.Minute))
+		mustRegister(t, s, "u", "a", l, at(30*time.Minute))
 		// b is idle by now and makes room.
 		o, err = s.Register(t.Context(), Session{User: "u", ID: "c"}, l, at(61*time.Minute))
 		if err != nil {
@@ -132,8 +144,8 @@ func TestTimeouts(t *testing.T) {
 	onEach(t, func(t *testing.T, s Store) {
 		l := limits()
 		l.Idle, l.Absolute = 10*time.Second, 25*time.Second
-		register(t, s, "u", "idle", l, at(0))
-		register(t, s, "u", "used", l, at(0))
+		mustRegister(t, s, "u", "idle", l, at(0))
+		mustRegister(t, s, "u", "used", l, at(0))
 		for _, after := range []time.Duration{9, 18} {
 			if _, err := s.Touch(t.Context(), []Seen{{"u", "used", at(after * time.Second)}}, l, at(after*time.Second)); err != nil {
 				t.Fatal(err)
@@ -157,8 +169,8 @@ func TestTimeouts(t *testing.T) {
 
 func TestTouchMovesForwardOnly(t *testing.T) {
 	onEach(t, func(t *testing.T, s Store) {
-		register(t, s, "u", "a", limits(), at(0))
-		register(t, s, "v", "a", limits(), at(0))
+		mustRegister(t, s, "u", "a", limits(), at(0))
+		mustRegister(t, s, "v", "a", limits(), at(0))
 		touches := []Seen{
 			{"u", "a", at(5 * time.Second)},
 			{"u", "a", at(3 * time.Second)},
@@ -188,7 +200,7 @@ func TestTouchMovesForwardOnly(t *testing.T) {
 func TestEnd(t *testing.T) {
 	onEach(t, func(t *testing.T, s Store) {
 		for i, id := range []string{"a", "b", "c", "d"} {
-			register(t, s, "u", id, limits(), at(time.Duration(i)))
+			mustRegister(t, s, "u", id, limits(), at(time.Duration(i)))
 		}
 		end := func(w Which) Outcome {
 			t.Helper()
@@ -218,8 +230,8 @@ func TestEnd(t *testing.T) {
 func TestTombstones(t *testing.T) {
 	onEach(t, func(t *testing.T, s Store) {
 		ctx, l := t.Context(), limits()
-		register(t, s, "u", "a", l, at(0))
-		register(t, s, "u", "b", l, at(0))
+		mustRegister(t, s, "u", "a", l, at(0))
+		mustRegister(t, s, "u", "b", l, at(0))
 		if _, err := s.End(ctx, "u", Which{}, l, at(0)); err != nil {
 			t.Fatal(err)
 		}
@@ -297,10 +309,8 @@ func TestStoresAgreeWithTheModel(t *testing.T) {
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		ctx := t.Context()
-		under := map[string]Store{}
-		for name, fresh := range stores {
-			under[name] = fresh()
-		}
+		compared := rapid.SampledFrom([]string{"redis-server", "embedded"}).Draw(rt, "compared")
+		under := map[string]Store{"memory": stores["memory"](), compared: stores[compared]()}
 		l := Limits{
 			Max:    rapid.IntRange(1, 3).Draw(rt, "max"),
 			Policy: rapid.SampledFrom([]Policy{EvictOldest, RefuseNew}).Draw(rt, "policy"),
@@ -400,8 +410,8 @@ func TestEverythingExpires(t *testing.T) {
 	ctx := t.Context()
 	rdb := redistest.Client(t, redistest.Server(t))
 	s := NewRedis(rdb)
-	register(t, s, "u", "a", limits(), start)
-	register(t, s, "u", "b", limits(), start)
+	mustRegister(t, s, "u", "a", limits(), start)
+	mustRegister(t, s, "u", "b", limits(), start)
 	if _, err := s.End(ctx, "u", Which{Only: "a"}, limits(), start); err != nil {
 		t.Fatal(err)
 	}
@@ -432,7 +442,7 @@ func TestRedisTroubles(t *testing.T) {
 	}
 	rdb := redistest.Client(t, redistest.Server(t))
 	s := NewRedis(rdb)
-	register(t, s, "u", "a", limits(), start)
+	mustRegister(t, s, "u", "a", limits(), start)
 	if err := rdb.HSet(ctx, keys("u")[2], "a", "not json").Err(); err != nil {
 		t.Fatal(err)
 	}

@@ -41,14 +41,16 @@ function operations.list()
   return 'ok'
 end
 
--- ARGV: id, description, cap, policy
+-- ARGV: id, description, cap, policy, whether the description is inferred
 operations['register'] = function()
   local id, description, cap, policy = ARGV[7], ARGV[8], tonumber(ARGV[9]), ARGV[10]
   if redis.call('ZSCORE', tombs, id) then
     return 'ended'
   end
   if redis.call('ZSCORE', created, id) then
-    redis.call('HSET', about, id, description)
+    if ARGV[11] ~= '1' then
+      redis.call('HSET', about, id, description)
+    end
     if tonumber(redis.call('ZSCORE', seen, id)) < now then
       redis.call('ZADD', seen, text(now), id)
     end

@@ -1,0 +1,194 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Killer revokes the tokens of sessions. It must not return before that is in force.
+type Killer interface {
+	Kill(ctx context.Context, sessions []string) error
+}
+
+// KillerFunc is a function as a Killer.
+type KillerFunc func(ctx context.Context, sessions []string) error
+
+// Kill implements Killer.
+func (f KillerFunc) Kill(ctx context.Context, sessions []string) error { return f(ctx, sessions) }
+
+// Options are what a Manager and a Tracker need from their process. Killer is required.
+type Options struct {
+	// Tombstone is how long an ended session is remembered: at least the longest lifetime of a token and the verifier's
+	// leeway. Default 25 h.
+	Tombstone time.Duration
+	Killer    Killer
+	// Devices reads user agents; nil leaves them unread.
+	Devices *Devices
+	Now     func() time.Time      // default time.Now
+	Log     *slog.Logger          // default discards
+	Metrics prometheus.Registerer // default none
+}
+
+// Manager registers, lists and ends sessions, and sees to it that what has ended is dead: it revokes the tokens of every
+// session that ended, for whatever reason. It is safe for concurrent use.
+//
+// An error that wraps ErrUnavailable from an operation that ends sessions means that some of their tokens may still be
+// accepted. Repeat the operation; every later one for the same user tries again too.
+type Manager struct {
+	store   Store
+	config  Config
+	options Options
+	ended   *prometheus.CounterVec
+}
+
+// Why sessions ended, for metrics.
+const (
+	causeDemand  = "demand"
+	causeEvicted = "evicted"
+	causeTimeout = "timeout" // and debts paid late
+)
+
+// NewManager returns a manager over a store.
+func NewManager(store Store, c Config, o Options) (*Manager, error) {
+	if o.Tombstone == 0 {
+		o.Tombstone = 25 * time.Hour
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Killer == nil {
+		return nil, errors.New("session: a killer is required")
+	}
+	if err := c.For("", o.Tombstone).Validate(); err != nil {
+		return nil, err
+	}
+	m := &Manager{store: store, config: c, options: o, ended: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "tollgate_session_ended_total",
+		Help: "Sessions that this process ended, by cause.",
+	}, []string{"cause"})}
+	for _, cause := range []string{causeDemand, causeEvicted, causeTimeout} {
+		m.ended.WithLabelValues(cause)
+	}
+	return m, register(o.Metrics, m.ended)
+}
+
+func register(r prometheus.Registerer, cs ...prometheus.Collector) error {
+	if r == nil {
+		return nil
+	}
+	for _, c := range cs {
+		if err := r.Register(c); err != nil {
+			return fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return nil
+}
+
+// limits of a tier.
+func (m *Manager) limits(tier string) Limits { return m.config.For(tier, m.options.Tombstone) }
+
+// Register registers a session, created now; one that is there already is kept. It returns the session as stored.
+// ErrInvalid, ErrTooMany and ErrEnded mean that the login must be refused.
+func (m *Manager) Register(ctx context.Context, s Session, tier string) (Session, error) {
+	if m.options.Devices != nil {
+		s.Device = m.options.Devices.Describe(s.Device)
+	}
+	if err := s.Validate(); err != nil {
+		return Session{}, err
+	}
+	o, err := m.store.Register(ctx, s, m.limits(tier), m.options.Now())
+	if unpaid := m.pay(ctx, s.User, o, causeEvicted); unpaid != nil && err == nil {
+		err = unpaid
+	}
+	if err != nil {
+		return Session{}, fmt.Errorf("register session: %w", err)
+	}
+	for _, stored := range o.Sessions {
+		if stored.ID == s.ID {
+			return stored, nil
+		}
+	}
+	return Session{}, fmt.Errorf("register session: %w", ErrEnded)
+}
+
+// List returns the user's sessions, oldest first.
+func (m *Manager) List(ctx context.Context, user string) ([]Session, error) {
+	o, err := m.store.List(ctx, user, m.limits(""), m.options.Now())
+	if err != nil {
+		return nil, fmt.Errorf("list sessions: %w", err)
+	}
+	if err := m.pay(ctx, user, o, causeTimeout); err != nil {
+		m.options.Log.Warn("sessions that timed out could not be revoked yet", slog.Any("error", err))
+	}
+	return o.Sessions, nil
+}
+
+// End ends one session. One that is not registered is killed all the same, and ErrNotFound is returned.
+func (m *Manager) End(ctx context.Context, user, id string) error {
+	if id == "" {
+		return fmt.Errorf("%w: id is missing", ErrInvalid)
+	}
+	n, err := m.end(ctx, user, Which{Only: id})
+	if err == nil && n == 0 {
+		return ErrNotFound
+	}
+	return err
+}
+
+// EndOthers ends all of the user's sessions but one, and tells how many there were.
+func (m *Manager) EndOthers(ctx context.Context, user, keep string) (int, error) {
+	if keep == "" {
+		return 0, fmt.Errorf("%w: id of the session to keep is missing", ErrInvalid)
+	}
+	return m.end(ctx, user, Which{Except: keep})
+}
+
+// EndAll ends all of the user's sessions, and tells how many there were.
+func (m *Manager) EndAll(ctx context.Context, user, reason string) (int, error) {
+	_ = reason // the caller's audit trail has it
+	return m.end(ctx, user, Which{})
+}
+
+func (m *Manager) end(ctx context.Context, user string, which Which) (int, error) {
+	for _, name := range []string{user, which.Only, which.Except} {
+		if user == "" || len(name) > maxName {
+			return 0, fmt.Errorf("%w: user or id is missing or longer than %d bytes", ErrInvalid, maxName)
+		}
+	}
+	o, err := m.store.End(ctx, user, which, m.limits(""), m.options.Now())
+	if err != nil {
+		return 0, fmt.Errorf("end sessions: %w", err)
+	}
+	if err := m.pay(ctx, user, o, causeDemand); err != nil {
+		return len(o.Ended), fmt.Errorf("end sessions: %w", err)
+	}
+	return len(o.Ended), nil
+}
+
+// pay kills what is owed and settles it.
+func (m *Manager) pay(ctx context.Context, user string, o Outcome, cause string) error {
+	m.ended.WithLabelValues(cause).Add(float64(len(o.Ended)))
+	if len(o.Owed) == 0 {
+		return nil
+	}
+	if err := m.kill(ctx, o.Owed); err != nil {
+		return err
+	}
+	m.ended.WithLabelValues(causeTimeout).Add(float64(max(len(o.Owed)-len(o.Ended), 0)))
+	return m.store.Settle(ctx, user, o.Owed)
+}
+
+func (m *Manager) kill(ctx context.Context, ids []string) error {
+	if err := m.options.Killer.Kill(ctx, ids); err != nil {
+		return fmt.Errorf("%w: revoke %d sessions: %w", ErrUnavailable, len(ids), err)
+	}
+	return nil
+}

@@ -1,0 +1,263 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tollgate-proxy/tollgate/internal/config"
+)
+
+// killer remembers whom it killed, and fails on demand.
+type killer struct {
+	mu     sync.Mutex
+	killed []string
+	err    error
+}
+
+func (k *killer) Kill(_ context.Context, sessions []string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.err != nil {
+		return k.err
+	}
+	k.killed = append(k.killed, sessions...)
+	slices.Sort(k.killed)
+	k.killed = slices.Compact(k.killed)
+	return nil
+}
+
+func (k *killer) fail(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.err = err
+}
+
+func (k *killer) all() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.killed)
+}
+
+type clock struct {
+	mu  sync.Mutex
+	now time.Time
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *clock) advance(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.now = c.now.Add(d)
+}
+
+type rig struct {
+	*Manager
+	killer *killer
+	clock  *clock
+}
+
+func newManager(t *testing.T, store Store, c Config) rig {
+	t.Helper()
+	b := rig{killer: &killer{}, clock: &clock{now: start}}
+	m, err := NewManager(store, c, Options{Killer: b.killer, Now: b.clock.Now, Metrics: prometheus.NewPedanticRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Manager = m
+	return b
+}
+
+func (b rig) login(t *testing.T, user, id, tier string) {
+	t.Helper()
+	b.clock.advance(time.Second)
+	if _, err := b.Register(t.Context(), Session{User: user, ID: id}, tier); err != nil {
+		t.Fatalf("register %s: %v", id, err)
+	}
+}
+
+func (b rig) expect(t *testing.T, user, live, killed string) {
+	t.Helper()
+	sessions, err := b.List(t.Context(), user)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(ids(sessions), " "); got != live {
+		t.Errorf("sessions %q, want %q", got, live)
+	}
+	if got := strings.Join(b.killer.all(), " "); got != killed {
+		t.Errorf("killed %q, want %q", got, killed)
+	}
+}
+
+func tiers() Config {
+	c := DefaultConfig()
+	c.Max, c.Tiers = 2, []TierConfig{{Tier: "enterprise", Max: 3}}
+	return c
+}
+
+func TestManagerKillsWhatEnds(t *testing.T) {
+	onEach(t, func(t *testing.T, s Store) {
+		b := newManager(t, s, tiers())
+		for _, id := range []string{"a", "b", "c"} {
+			b.login(t, "u", id, "free")
+		}
+		b.expect(t, "u", "b c", "a")
+		b.login(t, "u", "d", "enterprise")
+		b.expect(t, "u", "b c d", "a")
+		ctx := t.Context()
+		if err := b.End(ctx, "u", "c"); err != nil {
+			t.Error(err)
+		}
+		b.expect(t, "u", "b d", "a c")
+		if n, err := b.EndOthers(ctx, "u", "d"); n != 1 || err != nil {
+			t.Errorf("end others: %d, %v", n, err)
+		}
+		b.expect(t, "u", "d", "a b c")
+		if n, err := b.EndAll(ctx, "u", "breach"); n != 1 || err != nil {
+			t.Errorf("end all: %d, %v", n, err)
+		}
+		b.expect(t, "u", "", "a b c d")
+
+		// A session that was never registered dies all the same.
+		if err := b.End(ctx, "u", "x"); !errors.Is(err, ErrNotFound) {
+			t.Errorf("end an unknown session: %v, want ErrNotFound", err)
+		}
+		b.expect(t, "u", "", "a b c d x")
+		if _, err := b.Register(ctx, Session{User: "u", ID: "x"}, ""); !errors.Is(err, ErrEnded) {
+			t.Errorf("register what has ended: %v, want ErrEnded", err)
+		}
+		b.login(t, "u", "y", "")
+		b.clock.advance(b.config.Idle)
+		b.expect(t, "u", "", "a b c d x y")
+	})
+}
+
+// Where the denylist is away, the caller is told, and the debt is paid later.
+func TestDebtsArePaidLater(t *testing.T) {
+	onEach(t, func(t *testing.T, s Store) {
+		ctx := t.Context()
+		b := newManager(t, s, tiers())
+		for _, id := range []string{"a", "b"} {
+			b.login(t, "u", id, "")
+		}
+		b.killer.fail(errors.New("away"))
+		if _, err := b.Register(ctx, Session{User: "u", ID: "c"}, ""); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("register: %v, want ErrUnavailable", err)
+		}
+		if err := b.End(ctx, "u", "b"); !errors.Is(err, ErrUnavailable) {
+			t.Errorf("end: %v, want ErrUnavailable", err)
+		}
+		b.expect(t, "u", "c", "")
+		b.killer.fail(nil)
+		b.expect(t, "u", "c", "a b")
+		// Settled: not killed over and over.
+		b.killer.killed = nil
+		b.expect(t, "u", "c", "")
+	})
+}
+
+func TestManagerRefuses(t *testing.T) {
+	b := newManager(t, NewMemory(), tiers())
+	ctx, long := t.Context(), strings.Repeat("x", 300)
+	for name, s := range map[string]Session{
+		"no id":           {User: "u"},
+		"no user":         {ID: "s"},
+		"long id":         {User: "u", ID: long},
+		"long user":       {User: long, ID: "s"},
+		"long user agent": {User: "u", ID: "s", Device: Device{UserAgent: strings.Repeat("x", 600)}},
+		"long city":       {User: "u", ID: "s", Place: Place{City: long}},
+	} {
+		if _, err := b.Register(ctx, s, ""); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v, want ErrInvalid", name, err)
+		}
+	}
+	for name, err := range map[string]error{
+		"end nothing":      b.End(ctx, "u", ""),
+		"end of nobody":    b.End(ctx, "", "s"),
+		"end, long":        b.End(ctx, "u", long),
+		"keep nothing":     second(b.EndOthers(ctx, "u", "")),
+		"end all, nobody":  second(b.EndAll(ctx, "", "")),
+		"end others, long": second(b.EndOthers(ctx, "u", long)),
+	} {
+		if !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v, want ErrInvalid", name, err)
+		}
+	}
+	if _, err := NewManager(NewMemory(), DefaultConfig(), Options{}); err == nil {
+		t.Error("a manager without a killer")
+	}
+	if _, err := NewManager(NewMemory(), Config{}, Options{Killer: b.killer}); err == nil {
+		t.Error("a manager without limits")
+	}
+	registry := prometheus.NewRegistry()
+	for i, wantErr := range []bool{false, true} {
+		if _, err := NewManager(NewMemory(), DefaultConfig(), Options{Killer: b.killer, Metrics: registry}); (err != nil) != wantErr {
+			t.Errorf("manager %d on one registry: %v", i, err)
+		}
+	}
+}
+
+func TestManagerDescribesDevices(t *testing.T) {
+	devices, err := NewDevices()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := NewManager(NewMemory(), DefaultConfig(), Options{Killer: &killer{}, Devices: devices})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := m.Register(t.Context(), Session{User: "u", ID: "s", Device: Device{UserAgent: "curl/8.5.0"}}, "")
+	if err != nil || s.Device.Name != "curl 8" || s.Created.IsZero() {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+func TestLimitsAreChecked(t *testing.T) {
+	for name, spoil := range map[string]func(*Limits){
+		"no sessions": func(l *Limits) { l.Max = 0 },
+		"too many":    func(l *Limits) { l.Max = MaxSessions + 1 },
+		"policy":      func(l *Limits) { l.Policy = "evict" },
+		"idle":        func(l *Limits) { l.Idle = time.Millisecond },
+		"absolute":    func(l *Limits) { l.Absolute = l.Idle - 1 },
+		"tombstone":   func(l *Limits) { l.Tombstone = 0 },
+	} {
+		l := limits()
+		spoil(&l)
+		if l.Validate() == nil {
+			t.Errorf("%s: %+v is accepted", name, l)
+		}
+	}
+}
+
+func TestConfig(t *testing.T) {
+	if _, err := config.Decode("sessions.yaml", []byte("tiers: [{tier: free, max: 1}]\n"), DefaultConfig()); err != nil {
+		t.Errorf("a good one: %v", err)
+	}
+	for _, body := range []string{
+		"max: 0", "max: 1001", "policy: oldest", "idle: 1s", "idle: 9000h", "absolute: 1h", "absolute: 9000h", "flush: 1ms",
+		"flush: 1m", "tracked: 1", "tiers: [{tier: '', max: 1}]", "tiers: [{tier: a, max: 0}]",
+		"tiers: [{tier: a, max: 1}, {tier: a, max: 2}]", "unknown: 1",
+	} {
+		if _, err := config.Decode("sessions.yaml", []byte(body+"\n"), DefaultConfig()); err == nil {
+			t.Errorf("%s: accepted", body)
+		}
+	}
+	l := tiers().For("enterprise", time.Hour)
+	want := Limits{Max: 3, Policy: EvictOldest, Idle: 12 * time.Hour, Absolute: 720 * time.Hour, Tombstone: time.Hour}
+	if diff := cmp.Diff(want, l); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
