@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -36,7 +37,9 @@ type inspector struct {
 
 // Inspect implements account.TokenInspector.
 func (i inspector) Inspect(token string) (revocation.Token, error) {
-	p, err := i.verifier.Verify(token, i.now())
+	ctx, cancel := context.WithTimeout(context.Background(), account.Timeout) // an opaque token may have to be asked about
+	defer cancel()
+	p, err := i.verifier.Inspect(ctx, token, i.now())
 	if err != nil {
 		var e *authn.Error
 		if errors.As(err, &e) && e.Code == authn.CodeExpired {

@@ -31,6 +31,7 @@ type Config struct {
 	Revocation  RevocationConfig        `yaml:"revocation"`
 	Flags       FlagsConfig             `yaml:"flags"`
 	Headers     extauthz.HeadersConfig  `yaml:"headers"`
+	JWTAuthn    JWTAuthnConfig          `yaml:"jwt_authn"`
 	Management  ManagementConfig        `yaml:"management"`
 }
 
@@ -105,6 +106,11 @@ func (c FlagsConfig) Validate(r *config.Report) {
 	if c.Poll < 10*time.Millisecond || c.Poll > time.Minute {
 		r.Fault("poll", c.Poll, "10ms to 1m")
 	}
+}
+
+// JWTAuthnConfig is the section "jwt_authn".
+type JWTAuthnConfig struct {
+	PayloadKey string `yaml:"payload_key" doc:"payload_in_metadata of Envoy's jwt_authn filter, for issuers with keys.envoy; empty reads nothing of that filter."`
 }
 
 // ManagementConfig is the section "management".

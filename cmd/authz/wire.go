@@ -74,7 +74,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		return func() { g.SetRoutes(routes) }, nil
 	})
 
-	server := extauthz.New(extauthz.Options{Decider: g, Headers: c.Headers, TokenHeader: c.Tokens.Sources.Header})
+	server := extauthz.New(extauthz.Options{Decider: g, Headers: c.Headers, TokenHeader: c.Tokens.Sources.Header, PayloadKey: c.JWTAuthn.PayloadKey})
 	err = rt.ServeGRPC("grpc", c.GRPC.Listen, server.Register, extauthz.ServerOptions()...)
 	if err != nil {
 		return err
@@ -101,6 +101,10 @@ func newVerifier(c Config, rt *app.Runtime) (*authn.Verifier, error) {
 		return nil, err
 	}
 	rt.Background("token keys", verifier.Run)
+	rt.OnReload("token keys", verifier.PrepareReload)
+	for _, file := range verifier.Files() {
+		rt.WatchFile(file)
+	}
 	return verifier, nil
 }
 

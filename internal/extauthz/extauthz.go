@@ -44,6 +44,9 @@ type Options struct {
 	Headers HeadersConfig
 	// TokenHeader is the header, lower case, that may hold a token; "" for none.
 	TokenHeader string
+	// PayloadKey is what Envoy's jwt_authn filter has as payload_in_metadata; ""
+	// reads nothing of it.
+	PayloadKey string
 }
 
 // Server answers Check calls. It is safe for concurrent use.
@@ -51,11 +54,12 @@ type Server struct {
 	decider     Decider
 	names       HeadersConfig
 	tokenHeader string
+	payloadKey  string
 }
 
 // New makes a server.
 func New(o Options) *Server {
-	return &Server{decider: o.Decider, names: o.Headers, tokenHeader: o.TokenHeader}
+	return &Server{decider: o.Decider, names: o.Headers, tokenHeader: o.TokenHeader, payloadKey: o.PayloadKey}
 }
 
 const service = "envoy.service.auth.v3.Authorization"
@@ -82,6 +86,7 @@ func (s *Server) check(ctx context.Context, req *checkRequest) (any, error) {
 	var r gate.Request // a message that cannot be read is a request without parts
 	if a.parse(req.data, s.tokenHeader) {
 		r = a.request()
+		r.Payload = a.payload(s.payloadKey)
 	}
 	o := s.decider.Decide(ctx, &r)
 	id := decisionID()

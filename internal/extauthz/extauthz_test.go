@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -267,14 +268,16 @@ func TestRequest(t *testing.T) {
 		return gate.Outcome{}
 	})})
 	headers := map[string]string{
-		"authorization": "Bearer a", "cookie": "c=d", "x-token": "t", "x-request-id": "r-1", ExternalAddressHeader: "::ffff:192.0.2.1",
+		"authorization": "Bearer a", "cookie": "c=d", "x-token": "t", "x-request-id": "r-1", "dpop": "p", ExternalAddressHeader: "::ffff:192.0.2.1",
 	}
 	want := gate.Request{
-		Host: "api.example.com", Method: "GET", Path: "/x?y=1", Authorization: "Bearer a", Cookie: "c=d", TokenHeader: "t",
+		Request: authn.Request{
+			Host: "api.example.com", Method: "GET", Path: "/x?y=1", Authorization: "Bearer a", Cookie: "c=d", Header: "t", Proof: "p",
+		},
 		ID: "r-1", Address: netip.MustParseAddr("192.0.2.1"),
 	}
 	check(t, s, envoyRequest(headers, "198.51.100.1"))
-	if got != want {
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v", got)
 	}
 
@@ -285,7 +288,7 @@ func TestRequest(t *testing.T) {
 	}
 	raw.Attributes.Request.Http.HeaderMap = m
 	check(t, s, raw)
-	if got != want {
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("raw headers: got %+v", got)
 	}
 	m.Headers = append(m.Headers, &corev3.HeaderValue{Key: "authorization", Value: "Bearer b"})
@@ -362,6 +365,7 @@ func FuzzRequest(f *testing.F) {
 		if !ok {
 			t.Fatalf("the generated code reads %x", data)
 		}
+		a.metadata = "" // only joined here
 		if want := generated(&r); a != want {
 			t.Errorf("got  %+v\nwant %+v", a, want)
 		}
@@ -389,7 +393,35 @@ func generated(r *authv3.CheckRequest) attributes {
 		method: h.GetMethod(), path: h.GetPath(), host: h.GetHost(),
 		peer:          r.GetAttributes().GetSource().GetAddress().GetSocketAddress().GetAddress(),
 		authorization: headers["authorization"], cookie: headers["cookie"], token: headers["x-token"],
+		proof:     headers["dpop"],
 		requestID: headers["x-request-id"], external: headers[ExternalAddressHeader],
+		certificate: r.GetAttributes().GetSource().GetCertificate(),
+	}
+}
+
+func TestPayload(t *testing.T) {
+	claims, err := structpb.NewStruct(map[string]any{"iss": "https://id", "exp": 12.0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := envoyRequest(nil, "192.0.2.9")
+	r.Attributes.Source.Certificate = "pem"
+	r.Attributes.MetadataContext = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
+		jwtNamespace: {Fields: map[string]*structpb.Value{"jwt_payload": structpb.NewStructValue(claims)}},
+	}}
+	for key, want := range map[string]map[string]any{"": nil, "other": nil, "jwt_payload": {"iss": "https://id", "exp": 12.0}} {
+		var got gate.Request
+		s := New(Options{Headers: DefaultHeaders(), PayloadKey: key, Decider: decide(func(r *gate.Request) gate.Outcome {
+			got = *r
+			return gate.Outcome{}
+		})})
+		check(t, s, r)
+		if !reflect.DeepEqual(got.Payload, want) || got.Certificate != "pem" {
+			t.Errorf("%q: got %v, %s", key, got.Payload, got.Certificate)
+		}
+	}
+	if p := (&attributes{metadata: "\xff" + jwtNamespace}).payload("jwt_payload"); p != nil {
+		t.Errorf("garbage gives %v", p)
 	}
 }
 

@@ -2,8 +2,13 @@ package extauthz
 
 import (
 	"net/netip"
+	"strings"
 	"unicode/utf8"
 
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/gate"
 )
 
@@ -22,9 +27,11 @@ func (r *checkRequest) UnmarshalWire(data []byte) error {
 type attributes struct {
 	method, path, host string
 	peer               string // source.address.socket_address.address
+	certificate        string // source.certificate
+	metadata           string // metadata_context, encoded
 
 	// headers
-	authorization, cookie, token, requestID, external string
+	authorization, cookie, token, proof, requestID, external string
 }
 
 // parse reads the attributes. It reports false where data is no CheckRequest.
@@ -45,10 +52,34 @@ func (a *attributes) parse(data, tokenHeader string) bool {
 // field empty, which the gate refuses.
 func (a *attributes) request() gate.Request {
 	return gate.Request{
-		Host: a.host, Method: a.method, Path: a.path,
-		Authorization: a.authorization, Cookie: a.cookie, TokenHeader: a.token,
+		Request: authn.Request{
+			Host: a.host, Method: a.method, Path: a.path,
+			Authorization: a.authorization, Cookie: a.cookie, Header: a.token,
+			Proof: a.proof, Certificate: a.certificate,
+		},
 		ID: a.requestID, Address: address(a.external, a.peer),
 	}
+}
+
+// jwtNamespace is where Envoy's jwt_authn filter leaves its metadata.
+const jwtNamespace = "envoy.filters.http.jwt_authn"
+
+// payload is what Envoy's jwt_authn filter says the token holds, under the key
+// that its payload_in_metadata names; nil where it says nothing. Only Envoy
+// writes this metadata.
+func (a *attributes) payload(key string) map[string]any {
+	if key == "" || !strings.Contains(a.metadata, jwtNamespace) {
+		return nil
+	}
+	var m corev3.Metadata
+	if err := proto.Unmarshal([]byte(a.metadata), &m); err != nil {
+		return nil
+	}
+	claims := m.GetFilterMetadata()[jwtNamespace].GetFields()[key].GetStructValue()
+	if claims == nil {
+		return nil
+	}
+	return claims.AsMap()
 }
 
 // address is the trusted client address, else the peer of Envoy's connection.
@@ -104,13 +135,18 @@ func (p *parser) attributeContext(f field) bool {
 		return p.each(f.bytes, (*parser).source)
 	case f.is(4):
 		return p.each(f.bytes, (*parser).requestPart)
+	case f.is(11) && !p.raw:
+		p.metadata += f.bytes // messages behind one another are merged
 	}
 	return true
 }
 
 func (p *parser) source(f field) bool {
-	if f.is(1) {
+	switch {
+	case f.is(1):
 		return p.each(f.bytes, (*parser).address)
+	case f.is(5):
+		return f.text(&p.certificate)
 	}
 	return true
 }
@@ -215,6 +251,8 @@ func (p *parser) header(name string) *string {
 		return &p.authorization
 	case "cookie":
 		return &p.cookie
+	case "dpop":
+		return &p.proof
 	case "x-request-id":
 		return &p.requestID
 	case ExternalAddressHeader:

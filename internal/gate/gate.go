@@ -36,12 +36,8 @@ const TierAnonymous = "anonymous"
 // Request is what is known of a request before it is judged. Strings are as the
 // client sent them, after Envoy's normalisation.
 type Request struct {
-	Host, Method string
-	// Path is the request target, with its query.
-	Path string
-	// Authorization, Cookie and TokenHeader are the headers that may hold the
-	// token; TokenHeader is the one that the configuration names.
-	Authorization, Cookie, TokenHeader string
+	// Request is what says where the request goes and who sends it.
+	authn.Request
 	// Address is the trusted client address; the zero value where it is unknown.
 	Address netip.Addr
 	// ID is the request id, for logs.
@@ -70,10 +66,9 @@ type Outcome struct {
 	Now time.Time
 }
 
-// Verifier finds and verifies tokens.
+// Verifier finds and verifies tokens. Its errors are *authn.Error.
 type Verifier interface {
-	Extract(authorization, cookie, header string) (authn.Credential, error)
-	Verify(token string, now time.Time) (*authn.Principal, error)
+	Authenticate(ctx context.Context, r *authn.Request, now time.Time) (*authn.Principal, error)
 }
 
 // Denylist says whether a verified token has been revoked.
@@ -187,7 +182,7 @@ func subjectOf(p *authn.Principal, address netip.Addr) policy.Subject {
 // the token refuses the request.
 func (g *Gate) authenticate(ctx context.Context, r *Request, route *policy.Route, o *Outcome) (*authn.Principal, bool) {
 	public := route.Access == policy.Public
-	principal, err := g.verify(r, o.Now)
+	principal, err := g.verifier.Authenticate(ctx, &r.Request, o.Now)
 	if err != nil {
 		var e *authn.Error
 		switch {
@@ -224,23 +219,6 @@ func RevocationToken(p *authn.Principal) revocation.Token {
 		Session: p.Session, Subject: p.Subject, ClientID: p.ClientID,
 		IssuedAt: p.IssuedAt, ExpiresAt: p.ExpiresAt, Version: p.Version,
 	}
-}
-
-func (g *Gate) verify(r *Request, now time.Time) (*authn.Principal, error) {
-	credential, err := g.verifier.Extract(r.Authorization, r.Cookie, r.TokenHeader)
-	if err != nil {
-		return nil, err
-	}
-	if credential.Scheme != authn.Bearer {
-		return nil, errProofUnsupported
-	}
-	return g.verifier.Verify(credential.Token, now)
-}
-
-// errProofUnsupported refuses a token that wants a proof beside it.
-var errProofUnsupported error = &authn.Error{
-	Code:   authn.CodeInvalid,
-	Public: "Tokens of the DPoP scheme are not accepted here.",
 }
 
 // shadow reports that a rule which is not in force would have refused what the

@@ -153,7 +153,10 @@ func (p *parts) mint(t testing.TB, o authn.MintOptions) string {
 
 func (p *parts) decide(t testing.TB, path, token string) gate.Outcome {
 	t.Helper()
-	r := gate.Request{Host: "api.example.com", Method: "GET", Path: path, ID: "r-1", Address: netip.MustParseAddr("192.0.2.7")}
+	r := gate.Request{
+		Request: authn.Request{Host: "api.example.com", Method: "GET", Path: path},
+		ID:      "r-1", Address: netip.MustParseAddr("192.0.2.7"),
+	}
 	if token != "" {
 		r.Authorization = "Bearer " + token
 	}
@@ -220,7 +223,7 @@ func TestDecisions(t *testing.T) {
 
 func TestMalformed(t *testing.T) {
 	p := newParts(t, true)
-	for _, r := range []gate.Request{{}, {Method: "GET"}, {Path: "/api"}} {
+	for _, r := range []gate.Request{{}, {Request: authn.Request{Method: "GET"}}, {Request: authn.Request{Path: "/api"}}} {
 		if o := p.gate.Decide(t.Context(), &r); o.Allowed || o.Status != 400 || o.Code != gate.CodeMalformed || o.Route != nil {
 			t.Errorf("%+v: %+v", r, o)
 		}
@@ -314,7 +317,7 @@ func TestRoutesAreSwapped(t *testing.T) {
 
 func TestDPoPIsNotTakenForBearer(t *testing.T) {
 	p := newParts(t, true)
-	r := gate.Request{Host: "h", Method: "GET", Path: "/api", Authorization: "DPoP " + p.mint(t, authn.MintOptions{})}
+	r := gate.Request{Request: authn.Request{Host: "h", Method: "GET", Path: "/api", Authorization: "DPoP " + p.mint(t, authn.MintOptions{})}}
 	if o := p.gate.Decide(t.Context(), &r); o.Status != 401 || o.Code != "token_invalid" {
 		t.Errorf("got %+v", o)
 	}
@@ -323,9 +326,11 @@ func TestDPoPIsNotTakenForBearer(t *testing.T) {
 func BenchmarkDecide(b *testing.B) {
 	p := newParts(b, true)
 	r := gate.Request{
-		Host: "api.example.com", Method: "GET", Path: "/api/items/1",
-		Authorization: "Bearer " + p.mint(b, authn.MintOptions{Tier: "premium", Session: "s-1", Roles: []string{"a", "b"}}),
-		Address:       netip.MustParseAddr("192.0.2.7"),
+		Request: authn.Request{
+			Host: "api.example.com", Method: "GET", Path: "/api/items/1",
+			Authorization: "Bearer " + p.mint(b, authn.MintOptions{Tier: "premium", Session: "s-1", Roles: []string{"a", "b"}}),
+		},
+		Address: netip.MustParseAddr("192.0.2.7"),
 	}
 	b.ReportAllocs()
 	for b.Loop() {
