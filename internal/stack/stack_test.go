@@ -24,8 +24,16 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/envoyconf"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 	"github.com/tollgate-proxy/tollgate/internal/stack"
+	"github.com/tollgate-proxy/tollgate/internal/stack/stacktest"
 	"github.com/tollgate-proxy/tollgate/internal/supervisor"
 )
+
+func TestMain(m *testing.M) {
+	if code, played := stacktest.Play(); played {
+		os.Exit(code)
+	}
+	os.Exit(m.Run())
+}
 
 // options are of a stack of stand-ins on free ports.
 func options(t *testing.T) stack.Options {
@@ -34,7 +42,7 @@ func options(t *testing.T) stack.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return stack.Options{Root: tree(t), Ports: ports, ReadyWithin: 30 * time.Second, Grace: 20 * time.Second}
+	return stack.Options{Root: stacktest.Tree(t), Ports: ports, ReadyWithin: 30 * time.Second, Grace: 20 * time.Second}
 }
 
 func start(t *testing.T, o stack.Options) *stack.Stack {
@@ -237,17 +245,17 @@ func TestStartFails(t *testing.T) {
 		}, []string{"(authz grpc) is already in use by ", "(pid " + strconv.Itoa(os.Getpid()) + ")"}},
 		{"no configuration", func(t *testing.T, o *stack.Options) { remove(t, o.Root, "config/ratelimit.yaml") }, []string{"configuration of ratelimit: "}},
 		{"bad envoy configuration", func(t *testing.T, o *stack.Options) {
-			write(t, filepath.Join(o.Root, "envoy", "envoy.yaml"), "static_resources: 7\n", 0o644)
+			stacktest.Write(t, filepath.Join(o.Root, "envoy", "envoy.yaml"), "static_resources: 7\n", 0o644)
 		}, []string{"envoy.yaml"}},
 		{"envoy lacks a cluster", func(_ *testing.T, o *stack.Options) {
 			o.EditEnvoy = func(c *envoyconf.Options) { c.Clusters["mystery"] = c.Clusters[envoyconf.ClusterAuthz] }
 		}, []string{"configuration of envoy: ", "mystery"}},
 		{"a part dies", func(_ *testing.T, o *stack.Options) {
-			o.Env = map[string][]string{"authz": {dieVariable + "=the key is not readable"}}
+			o.Env = map[string][]string{"authz": {stacktest.Die + "=the key is not readable"}}
 		}, []string{"authz ended by itself (exit status 3); the end of ", "\n    the key is not readable"}},
 		{"a part is never ready", func(_ *testing.T, o *stack.Options) {
 			o.ReadyWithin = 2 * time.Second
-			o.Env = map[string][]string{"nlp": {neverVariable + "=1"}}
+			o.Env = map[string][]string{"nlp": {stacktest.Never + "=1"}}
 		}, []string{"nlp was not ready in time (", "answered 503"}},
 		{"work folder is a file", func(t *testing.T, o *stack.Options) {
 			o.Work = filepath.Join(o.Root, "config", "authz.yaml")
@@ -289,7 +297,7 @@ func TestStartIsInterrupted(t *testing.T) {
 	o := options(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	left := errors.New("nobody wants it any more")
-	o.Env = map[string][]string{"authz": {neverVariable + "=1"}}
+	o.Env = map[string][]string{"authz": {stacktest.Never + "=1"}}
 	o.Progress = func(p stack.Progress) {
 		if p.Part == stack.Ratelimit && p.Step == stack.StepReady {
 			cancel(left)

@@ -1,4 +1,7 @@
-package stack_test
+// Package stacktest has stand-ins for the parts of a stack, so that what starts
+// and stops them is tested without Envoy, Python and built binaries. The
+// stand-ins are the test binary itself.
+package stacktest
 
 import (
 	"fmt"
@@ -14,26 +17,31 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/envoyconf"
 )
 
-// Environment variables with which a test tells the parts' stand-ins, which are
-// this test binary, what to do.
+const roleVariable = "STACK_TEST_ROLE"
+
+// Environment variables with which a test tells a stand-in what to do.
 const (
-	roleVariable  = "STACK_TEST_ROLE"
-	dieVariable   = "STACK_TEST_DIE"   // say this and exit with 3
-	neverVariable = "STACK_TEST_NEVER" // never be ready
+	// Die: say the value and exit with 3.
+	Die = "STACK_TEST_DIE"
+	// Never: never be ready.
+	Never = "STACK_TEST_NEVER"
 )
 
-func TestMain(m *testing.M) {
-	if role := os.Getenv(roleVariable); role != "" {
-		os.Exit(play(role, os.Args[1:]))
+// Play plays a part where this process was started as one; then the caller, a
+// TestMain, exits with the code.
+func Play() (code int, played bool) {
+	role := os.Getenv(roleVariable)
+	if role == "" {
+		return 0, false
 	}
-	os.Exit(m.Run())
+	return play(role, os.Args[1:]), true
 }
 
 // play stands in for Envoy, a Python service or one of our processes: it serves
 // what tells that the part is ready, until SIGTERM.
 func play(role string, arguments []string) int {
 	fmt.Println("arguments:", strings.Join(arguments, " "))
-	if last := os.Getenv(dieVariable); last != "" {
+	if last := os.Getenv(Die); last != "" {
 		fmt.Println(last)
 		return 3
 	}
@@ -45,7 +53,7 @@ func play(role string, arguments []string) int {
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
 	status := http.StatusOK
-	if os.Getenv(neverVariable) != "" {
+	if os.Getenv(Never) != "" {
 		status = http.StatusServiceUnavailable
 	}
 	failed := make(chan error, len(addresses))
@@ -109,8 +117,10 @@ func listens(role string, arguments []string) ([]string, error) {
 	}
 }
 
-// tree makes a root folder with configuration and stand-ins.
-func tree(t *testing.T) string {
+// Tree makes a root folder with configuration, the Envoy configuration that is
+// shipped and stand-ins. The test's package is two folders below the root of the
+// source tree.
+func Tree(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
 	self, err := os.Executable()
@@ -121,14 +131,14 @@ func tree(t *testing.T) string {
 		"bin/authz": "process", "bin/ratelimit": "process", "bin/pyproxy": "process",
 		".venv/envoy/bin/envoy": "envoy", ".venv/services/bin/python": "python",
 	} {
-		write(t, filepath.Join(root, path), fmt.Sprintf("#!/bin/sh\nGORACE=atexit_sleep_ms=0 %s=%s exec %s \"$@\"\n", roleVariable, role, self), 0o755)
+		Write(t, filepath.Join(root, path), fmt.Sprintf("#!/bin/sh\nGORACE=atexit_sleep_ms=0 %s=%s exec %s \"$@\"\n", roleVariable, role, self), 0o755)
 	}
 	for name, config := range map[string]string{
 		"authz":     `operations: {listen: "127.0.0.1:7101"}`,
 		"ratelimit": `operations: {listen: "127.0.0.1:7102"}`,
 		"pyproxy":   "listen: 127.0.0.1:8103 # the public side\noperations: {listen: \"127.0.0.1:7103\"}\nupstreams: [\"127.0.0.1:9201\", \"example.com:9201\"]",
 	} {
-		write(t, filepath.Join(root, "config", name+".yaml"), config+"\n", 0o644)
+		Write(t, filepath.Join(root, "config", name+".yaml"), config+"\n", 0o644)
 	}
 	if err := os.CopyFS(filepath.Join(root, "envoy"), os.DirFS(filepath.Join("..", "..", "envoy"))); err != nil {
 		t.Fatal(err)
@@ -139,7 +149,8 @@ func tree(t *testing.T) string {
 	return root
 }
 
-func write(t *testing.T, path, text string, mode os.FileMode) {
+// Write writes a file and the folders that it needs.
+func Write(t *testing.T, path, text string, mode os.FileMode) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)

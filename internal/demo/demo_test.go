@@ -1,0 +1,155 @@
+package demo_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/demo"
+	"github.com/tollgate-proxy/tollgate/internal/stack"
+	"github.com/tollgate-proxy/tollgate/internal/stack/stacktest"
+	"github.com/tollgate-proxy/tollgate/internal/tour"
+)
+
+func TestMain(m *testing.M) {
+	if code, played := stacktest.Play(); played {
+		os.Exit(code)
+	}
+	os.Exit(m.Run())
+}
+
+// page is written by the demo and read by a test at the same time.
+type page struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (p *page) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.text.Write(b)
+}
+
+func (p *page) String() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.text.String()
+}
+
+// await waits until the demo says what matches, and returns the match's groups.
+func (p *page) await(t *testing.T, pattern string) []string {
+	t.Helper()
+	expression := regexp.MustCompile(pattern)
+	deadline := time.After(30 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if found := expression.FindStringSubmatch(p.String()); found != nil {
+			return found
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("the demo does not say %q:\n%s", pattern, p)
+		case <-tick.C:
+		}
+	}
+}
+
+func options(t *testing.T, out *page) demo.Options {
+	t.Helper()
+	ports, err := stack.FreePorts()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return demo.Options{Stack: stack.Options{Root: stacktest.Tree(t), Ports: ports}, Out: out}
+}
+
+func TestDemoStaysUp(t *testing.T) {
+	var out page
+	o := options(t, &out)
+	o.Tour, o.Colour = demo.TourNone, true
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- demo.Run(ctx, o) }()
+
+	out.await(t, `The system stays up until Ctrl-C`)
+	out.await(t, `(?m)^  envoy +\d+ +http://127\.0\.0\.1:\d+ +\d+ admin +the gateway`)
+	out.await(t, `(?m)^  authz +\d+ +http://127\.0\.0\.1:\d+ +\d+ grpc, \d+ operations +who may pass`)
+	out.await(t, `(?m)^  redis +- +127\.0\.0\.1:\d+ +counters`)
+	pid, err := strconv.Atoi(out.await(t, `(?m)^  ratelimit +(\d+) +127\.0\.0\.1:\d+ \(gRPC\) +\d+ operations `)[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(demo.KeyFile(o.Stack.Root)); err != nil {
+		t.Error(err)
+	}
+
+	// A part that dies is told of, with its log, and the demo stays.
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	out.await(t, `ratelimit ended by itself \(signal: killed\); the end of .*ratelimit\.log:\n    arguments: -config `)
+
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	out.await(t, `stopped envoy[\s\S]*stopped redis[\s\S]*Everything is stopped\.\n$`)
+}
+
+func TestDemoFailsWhereTheTourDoes(t *testing.T) {
+	var out page
+	o := options(t, &out)
+	o.Tour = demo.TourOnly
+	err := demo.Run(t.Context(), o) // the stand-in of Envoy lets everything pass
+	step := new(tour.StepError)
+	if !errors.As(err, &step) || step.Name != "no token" {
+		t.Errorf("error %v", err)
+	}
+	out.await(t, `Everything is stopped\.\n$`)
+	if strings.Contains(out.String(), "\x1b") {
+		t.Error("colours where none were asked for")
+	}
+}
+
+func TestTourIsInterrupted(t *testing.T) {
+	var out page
+	o := options(t, &out)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	left := errors.New("the visitor left")
+	o.Tour, o.Out = demo.TourThenStay, writerFunc(func(b []byte) (int, error) {
+		if strings.Contains(string(b), "no token") {
+			cancel(left)
+		}
+		return out.Write(b)
+	})
+	if err := demo.Run(ctx, o); !errors.Is(err, left) || !strings.HasPrefix(err.Error(), "the tour was interrupted: ") {
+		t.Errorf("error %v", err)
+	}
+}
+
+type writerFunc func(b []byte) (int, error)
+
+func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+func TestDemoCannotStart(t *testing.T) {
+	var out page
+	o := options(t, &out)
+	o.Stack.Bin = t.TempDir()
+	if err := demo.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "authz is missing at ") {
+		t.Errorf("error %v", err)
+	}
+	o.Stack.KeyFile = filepath.Join(o.Stack.Root, "config", "authz.yaml")
+	if err := demo.Run(t.Context(), o); err == nil || !strings.HasPrefix(err.Error(), "development signing key: ") {
+		t.Errorf("error %v", err)
+	}
+}
