@@ -118,8 +118,7 @@ func listens(role string, arguments []string) ([]string, error) {
 }
 
 // Tree makes a root folder with configuration, the Envoy configuration that is
-// shipped and stand-ins. The test's package is two folders below the root of the
-// source tree.
+// shipped and stand-ins.
 func Tree(t *testing.T) string {
 	t.Helper()
 	root := t.TempDir()
@@ -140,7 +139,7 @@ func Tree(t *testing.T) string {
 	} {
 		Write(t, filepath.Join(root, "config", name+".yaml"), config+"\n", 0o644)
 	}
-	if err := os.CopyFS(filepath.Join(root, "envoy"), os.DirFS(filepath.Join("..", "..", "envoy"))); err != nil {
+	if err := os.CopyFS(filepath.Join(root, "envoy"), os.DirFS(filepath.Join(source(t), "envoy"))); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.MkdirAll(filepath.Join(root, "examples", "python-services"), 0o755); err != nil {
@@ -157,5 +156,24 @@ func Write(t *testing.T, path, text string, mode os.FileMode) {
 	}
 	if err := os.WriteFile(path, []byte(text), mode); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// source is the top of the source tree, which holds go.mod.
+func source(t *testing.T) string {
+	t.Helper()
+	folder, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(folder, "go.mod")); err == nil {
+			return folder
+		}
+		parent := filepath.Dir(folder)
+		if parent == folder {
+			t.Fatal("no go.mod above the test's folder")
+		}
+		folder = parent
 	}
 }
