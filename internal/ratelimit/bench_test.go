@@ -61,6 +61,9 @@ func BenchmarkRedis(b *testing.B) {
 				for j := range batch {
 					batch[j] = ask(1000, fmt.Sprintf("tollgate:bucket:{tollgate~user=u%d}:60", (i+j)%10000), fmt.Sprintf("tollgate:bucket:{tollgate~user=u%d}:3600", (i+j)%10000), "tollgate:bucket:{tollgate}:system:1")
 				}
+				for j := range batch {
+					batch[j].Charges[2].Shared = true
+				}
 				if err := s.Take(b.Context(), batch); err != nil {
 					b.Fatal(err)
 				}

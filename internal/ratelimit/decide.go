@@ -5,6 +5,9 @@ package ratelimit
 type Charge struct {
 	// Key names the bucket.
 	Key string
+	// Shared says that many demands meet the bucket. It changes nothing but
+	// how a store sends it.
+	Shared bool
 	// Period is 0 for a token bucket and the length of the window for a fixed
 	// window.
 	Period int64

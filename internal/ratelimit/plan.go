@@ -217,7 +217,7 @@ func (p *plan) charge() {
 		}
 		if u.charge < 0 {
 			u.charge = len(d.Charges)
-			d.Charges = append(d.Charges, Charge{Key: key, Period: u.limit.period, Capacity: u.limit.capacity, Need: need, Cost: cost})
+			d.Charges = append(d.Charges, Charge{Key: key, Shared: u.key < 0, Period: u.limit.period, Capacity: u.limit.capacity, Need: need, Cost: cost})
 			continue
 		}
 		c := &d.Charges[u.charge]

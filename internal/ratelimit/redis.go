@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -85,32 +86,102 @@ func (r *Redis) run(ctx context.Context, demands []*Demand) error {
 // into the demands, which spares boxing every number.
 type call struct {
 	args   []any
-	counts []int
+	kinds  []*Demand // one demand of each kind
+	kindOf []int     // the kind of each demand, from 1
+	named  []string  // keys that kinds name
+	counts [3]int    // of keys, kinds, and keys that kinds name
+	sizes  []int     // of the kinds, then places of their keys
 }
 
 var calls = sync.Pool{New: func() any { return new(call) }}
 
 func (c *call) release() {
 	clear(c.args)
+	clear(c.kinds)
+	clear(c.named)
 	calls.Put(c)
 }
 
+// build makes the arguments; lua/decide.lua says how they stand.
 func (c *call) build(hash string, demands []*Demand) {
-	c.args, c.counts = append(c.args[:0], "evalsha", hash, nil), c.counts[:0]
+	c.args = append(c.args[:0], "evalsha", hash, &c.counts[0])
+	c.kinds, c.kindOf, c.named, c.sizes = c.kinds[:0], c.kindOf[:0], c.named[:0], c.sizes[:0]
+	for _, d := range demands {
+		c.kindOf = append(c.kindOf, c.kind(d))
+	}
+	numbers := 0
+	for _, k := range c.kinds {
+		numbers += 1 + len(k.Charges)
+		for i := range k.Charges {
+			if b := &k.Charges[i]; b.Shared && c.place(b) == 0 {
+				c.named = append(c.named, b.Key)
+			}
+		}
+	}
+	for i := range c.named {
+		c.args = append(c.args, &c.named[i])
+	}
 	for _, d := range demands {
 		for i := range d.Charges {
-			c.args = append(c.args, &d.Charges[i].Key)
-		}
-		c.counts = append(c.counts, len(d.Charges))
-	}
-	c.args[2] = len(c.args) - 3
-	for i, d := range demands {
-		c.args = append(c.args, &c.counts[i])
-		for i := range d.Charges {
-			b := &d.Charges[i]
-			c.args = append(c.args, &b.Period, &b.Capacity, &b.Need, &b.Cost)
+			if b := &d.Charges[i]; !b.Shared {
+				c.args = append(c.args, &b.Key)
+			}
 		}
 	}
+	c.counts = [3]int{len(c.args) - 3, len(c.kinds), len(c.named)}
+	c.args = append(c.args, &c.counts[1], &c.counts[2])
+	c.sizes = slices.Grow(c.sizes, numbers) // Pointers into it must hold.
+	number := func(n int) *int {
+		c.sizes = append(c.sizes, n)
+		return &c.sizes[len(c.sizes)-1]
+	}
+	for _, k := range c.kinds {
+		c.args = append(c.args, number(len(k.Charges)))
+		for i := range k.Charges {
+			b := &k.Charges[i]
+			c.args = append(c.args, number(c.place(b)), &b.Period, &b.Capacity, &b.Need, &b.Cost)
+		}
+	}
+	for i := range c.kindOf {
+		c.args = append(c.args, &c.kindOf[i])
+	}
+}
+
+// kind returns the number of the demand's kind, from 1.
+func (c *call) kind(d *Demand) int {
+	for i, k := range c.kinds {
+		if sameKind(k, d) {
+			return i + 1
+		}
+	}
+	c.kinds = append(c.kinds, d)
+	return len(c.kinds)
+}
+
+func sameKind(a, b *Demand) bool {
+	if len(a.Charges) != len(b.Charges) {
+		return false
+	}
+	for i := range a.Charges {
+		x, y := &a.Charges[i], &b.Charges[i]
+		if x.Need != y.Need || x.Cost != y.Cost || x.Capacity != y.Capacity || x.Period != y.Period ||
+			x.Shared != y.Shared || x.Shared && x.Key != y.Key {
+			return false
+		}
+	}
+	return true
+}
+
+// place is where the key stands that the kind names, from 1, or 0.
+func (c *call) place(b *Charge) int {
+	if b.Shared {
+		for i, key := range c.named {
+			if key == b.Key {
+				return i + 1
+			}
+		}
+	}
+	return 0
 }
 
 var errReply = errors.New("the decision script's reply has another shape")

@@ -269,6 +269,7 @@ func drawBatch(t *rapid.T, run int64) []*Demand {
 			}
 			c.Need = min(amount(c.Capacity, "need")+rapid.Int64Range(0, 1).Draw(t, "beyond"), c.Capacity+1)
 			c.Cost = rapid.SampledFrom([]int64{0, c.Need, -c.Need, c.Capacity}).Draw(t, "cost")
+			c.Shared = rapid.Bool().Draw(t, "shared")
 			batch[i].Charges = append(batch[i].Charges, c)
 		}
 	}
