@@ -149,6 +149,9 @@ const noBlock = -1
 // what could not be read.
 func (b *backend) tail(ctx context.Context, after position, block time.Duration) (messages []message, bad int, err error) {
 	const batches = 64
+	const grace = 2 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, max(block, 0)+grace) // go-redis would wait for ten seconds more than block
+	defer cancel()
 	streams, err := b.rdb.XRead(ctx, &redis.XReadArgs{
 		Streams: []string{keyFeed, after.feedID()},
 		Count:   batches,

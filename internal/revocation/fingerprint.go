@@ -21,6 +21,9 @@ func fingerprintOf(sum []byte) fingerprint {
 	return f
 }
 
+// everything is the fingerprint of all tokens: a fixed one, since it names nothing.
+func everything() fingerprint { return fingerprint{hi: 1, lo: 1} }
+
 // folded opens every block after the first; no Kind has this value, so that a long name cannot imitate a short one.
 const folded = 0xff
 
@@ -52,8 +55,11 @@ func absorb(buf *[256]byte, n int, s string) int {
 
 // print gives the fingerprint of what a revocation names.
 func (r *Revocation) print() fingerprint {
-	if r.Kind == KindToken {
+	switch r.Kind {
+	case KindToken:
 		return fingerprintOf(r.Digest[:])
+	case KindEverything:
+		return everything()
 	}
 	return printOf(r.Kind, r.Issuer, r.ID)
 }

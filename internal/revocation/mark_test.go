@@ -60,6 +60,9 @@ func drawMark(t *rapid.T, name string) mark {
 		tie:       rapid.SampledFrom([]int64{tieVersion, 1, 2, 500, maxTie, tieNone}).Draw(t, name+".tie"),
 		version:   rapid.Int64Range(0, 3).Draw(t, name+".version"),
 	}
+	if m.tie == tieVersion && m.version == 0 {
+		m.version = 1 // such a mark is made with a version only
+	}
 	m.expires = m.notBefore + 60*rapid.Int64Range(0, 5).Draw(t, name+".life")
 	return m
 }

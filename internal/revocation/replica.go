@@ -148,16 +148,7 @@ func (r *Replica) Check(t *Token, now time.Time) Verdict {
 		Staleness: staleness,
 		Fresh:     staleness <= r.options.MaxStaleness && !r.set.full.Load(),
 	}
-	if r.set.len() == 0 {
-		return v
-	}
-	p := t.prepared
-	if p == nil {
-		var own prints
-		t.fill(&own)
-		p = &own
-	}
-	if place := r.set.covering(p, t.IssuedAt.Unix(), t.Version); place >= 0 {
+	if place := r.set.covering(t); place >= 0 {
 		return v.at(place)
 	}
 	return v

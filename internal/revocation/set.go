@@ -48,26 +48,45 @@ func (s *set) note(changed, refused bool) bool {
 	return changed
 }
 
-// covering returns the place at which a token is covered, or -1.
-func (s *set) covering(p *prints, iat, version int64) int {
+// covering returns the place at which a token is covered, or -1. What nothing is revoked by is not even hashed.
+func (s *set) covering(t *Token) int {
+	var own prints
+	p := t.prepared
 	if s.entries.len() > 0 {
-		var absent [firstMark]bool
-		for at := range firstMark {
-			absent[at] = p[at].zero() || s.entries.vacant(p[at])
+		if p == nil {
+			t.fillEntries(&own)
+			p = &own
 		}
-		for at := range firstMark {
-			if f := p[at]; !absent[at] {
-				if _, found := s.entries.get(f); found {
-					return at
-				}
-			}
+		if at := s.entryAt(p); at >= 0 {
+			return at
 		}
 	}
 	if s.marks.len() == 0 {
 		return -1
 	}
+	if t.prepared == nil {
+		t.fillMarks(&own)
+		p = &own
+	}
+	iat := t.IssuedAt.Unix()
 	for at := firstMark; at < places; at++ {
-		if f := p[at]; !f.zero() && s.markCovers(f, iat, version) {
+		if f := p[at]; !f.zero() && s.markCovers(f, iat, t.Version) {
+			return at
+		}
+	}
+	return -1
+}
+
+func (s *set) entryAt(p *prints) int {
+	var absent [firstMark]bool
+	for at := range firstMark {
+		absent[at] = p[at].zero() || s.entries.vacant(p[at])
+	}
+	for at := range firstMark {
+		if absent[at] {
+			continue
+		}
+		if _, found := s.entries.get(p[at]); found {
 			return at
 		}
 	}

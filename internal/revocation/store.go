@@ -89,7 +89,8 @@ func (s *Store) Check(ctx context.Context, t *Token) (Verdict, error) {
 	p := t.prepared
 	if p == nil {
 		p = new(prints)
-		t.fill(p)
+		t.fillEntries(p)
+		t.fillMarks(p)
 	}
 	var members [2][]string
 	var at [2][]int

@@ -45,34 +45,42 @@ var placeKind = [places]Kind{
 // prints holds the fingerprint for each place; zero where the token has no such claim.
 type prints [places]fingerprint
 
-func (t *Token) fill(p *prints) {
-	*p = prints{atEverything: printOf(KindEverything, "", "")}
+// both fills in the places of a name that can be revoked for any issuer or for the token's own.
+func (t *Token) both(p *prints, anyIssuer, ofIssuer int, id string) {
+	if id == "" {
+		return
+	}
+	p[anyIssuer] = printOf(placeKind[anyIssuer], "", id)
+	if t.Issuer != "" {
+		p[ofIssuer] = printOf(placeKind[anyIssuer], t.Issuer, id)
+	}
+}
+
+// fillEntries fills in the places before firstMark.
+func (t *Token) fillEntries(p *prints) {
 	p[atToken] = fingerprintOf(t.Digest[:])
 	if t.TokenID != "" {
 		p[atTokenID] = printOf(KindTokenID, t.Issuer, t.TokenID)
 	}
-	both := func(any, ofIssuer int, id string) {
-		if id == "" {
-			return
-		}
-		p[any] = printOf(placeKind[any], "", id)
-		if t.Issuer != "" {
-			p[ofIssuer] = printOf(placeKind[any], t.Issuer, id)
-		}
-	}
-	both(atSession, atSessionOfIssuer, t.Session)
-	both(atUser, atUserOfIssuer, t.Subject)
-	both(atClient, atClientOfIssuer, t.ClientID)
+	t.both(p, atSession, atSessionOfIssuer, t.Session)
+}
+
+// fillMarks fills in the places from firstMark on.
+func (t *Token) fillMarks(p *prints) {
+	t.both(p, atUser, atUserOfIssuer, t.Subject)
+	t.both(p, atClient, atClientOfIssuer, t.ClientID)
 	if t.Issuer != "" {
 		p[atIssuer] = printOf(KindIssuer, t.Issuer, "")
 	}
+	p[atEverything] = everything()
 }
 
 // Prepare computes what look-ups need, once, so that a cached token is checked again without hashing. Call it before
 // the token is shared between goroutines; checks of a token that was not prepared hash every time.
 func (t *Token) Prepare() {
 	t.prepared = new(prints)
-	t.fill(t.prepared)
+	t.fillEntries(t.prepared)
+	t.fillMarks(t.prepared)
 }
 
 // Revocations names the token itself in every way it can be named: by signing input and, where it has a jti, by
