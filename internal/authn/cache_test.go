@@ -2,6 +2,7 @@ package authn
 
 import (
 	"fmt"
+	"hash/maphash"
 	"strings"
 	"sync"
 	"testing"
@@ -58,6 +59,18 @@ func TestCacheKeepsWhatIsUsed(t *testing.T) {
 	}
 	if n := c.count.Load(); n < 40 || lost > 1500 {
 		t.Errorf("%d entries, and an entry in use was lost %d times of 10000", n, lost)
+	}
+}
+
+// Two tokens of one hash are two tokens.
+func TestCacheComparesAll(t *testing.T) {
+	c := newCache(64 << 10)
+	c.put("mine", someone("me"))
+	e := c.get("mine")
+	forged := &entry{hash: maphash.String(c.seed, "yours"), token: "mine", verified: e.verified}
+	c.group(forged.hash)[0].Store(forged)
+	if c.get("yours") != nil {
+		t.Error("a token of the same hash is taken for another")
 	}
 }
 

@@ -78,6 +78,7 @@ func TestVerifyClaims(t *testing.T) {
 		{"expired in 1970", object{"exp": 0, "iat": nil}, CodeExpired},
 		{"not yet", object{"nbf": unix + 31}, CodeInvalid},
 		{"not yet within leeway", object{"nbf": unix + 30}, ""},
+		{"not yet with a fraction", object{"nbf": json.Number("1772366430.5")}, CodeInvalid},
 		{"not yet a text", object{"nbf": "x"}, CodeInvalid},
 		{"issued in future", object{"iat": unix + 31}, CodeInvalid},
 		{"issued within leeway", object{"iat": unix + 30}, ""},

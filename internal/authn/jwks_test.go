@@ -51,6 +51,9 @@ func (s *keyServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if s.err != nil {
 		return nil, s.err
 	}
+	if r.URL.Host == "evil.test" {
+		return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(string(s.body))), Request: r}, nil
+	}
 	return &http.Response{
 		StatusCode: s.status, Header: http.Header{"Location": {"https://evil.test/"}},
 		Body: io.NopCloser(strings.NewReader(string(s.body))), Request: r,

@@ -52,6 +52,9 @@ func TestReload(t *testing.T) {
 	write(pemOf(t, otherRSA().Public()))
 	reload()
 	expect("first key withdrawn", CodeInvalid, "")
+	write(pemOf(t, rsaKey().Public()))
+	reload()
+	expect("first key back", "", CodeInvalid)
 }
 
 func TestInspect(t *testing.T) {

@@ -200,6 +200,34 @@ func (s *Set) Match(host, method, target string) Match {
 	return m
 }
 
+// Reading is one way to read a path, for explanations.
+type Reading struct {
+	// Path is what is read, without its leading slash.
+	Path string
+	// Route is the name of the route that it meets.
+	Route string
+}
+
+// ExplainMatch returns Match's answer with the readings of the path that led to
+// it, the careful one first: none for what is no path, no host or no method, and
+// one where there is only one way to read the path.
+func (s *Set) ExplainMatch(host, method, target string) (Match, []Reading) {
+	m := s.Match(host, method, target)
+	careful, careless, ok := readings(target, s.fold, s.strict)
+	bit := bitOf(method)
+	if ok && s.hosts {
+		host, ok = plainHost(host)
+	}
+	if !ok || bit == 0 && !isMethod(method) {
+		return m, nil
+	}
+	steps := []Reading{{careful, s.match(host, method, bit, careful).Route.Name}}
+	if careless != careful {
+		steps = append(steps, Reading{careless, s.match(host, method, bit, careless).Route.Name})
+	}
+	return m, steps
+}
+
 func (s *Set) match(host, method string, bit methodBit, path string) Match {
 	m := Match{Route: s.enforced.find(host, method, bit, path), Shadow: s.shadows.find(host, method, bit, path)}
 	if m.Route == nil {

@@ -137,6 +137,8 @@ func TestMatch(t *testing.T) {
 		{"", "GET", "/%2561dmin", "ambiguous"},
 		{"", "GET", "/%25252525252561dmin", "ambiguous"},
 		{"", "GET", "/users/me;x", "ambiguous"},
+		{"", "GET", "/open/%" + strings.Repeat("25", 4) + "61", "ambiguous"}, // in both readings open, and not worth more rounds
+		{"", "GET", "/open/%" + strings.Repeat("25", 3) + "61", "public"},
 
 		// The same characters where they change nothing.
 		{"", "GET", "/users/a;b=c", "user"},
@@ -177,6 +179,29 @@ func TestMatchOptions(t *testing.T) {
 	}
 	if got := len(s.Routes()); got != 3 {
 		t.Errorf("%d routes, want 3", got)
+	}
+}
+
+func TestExplainMatch(t *testing.T) {
+	host := exact("host", "/host")
+	host.Match.Hosts = []string{"a.test"}
+	s := compile(t, routes(prefix("admin", "/admin"), prefix("open", "/open"), host))
+	for _, c := range []struct {
+		host, method, target, route string
+		want                        []Reading
+	}{
+		{"", "GET", "/admin/x?y", "admin", []Reading{{"admin/x", "admin"}}},
+		{"", "GET", "/open/..;/admin", "ambiguous", []Reading{{"open/..;/admin", "open"}, {"admin", "admin"}}},
+		{"", "GET", "/open/a;b", "open", []Reading{{"open/a;b", "open"}, {"open/a", "open"}}},
+		{"A.test:80", "GET", "/host", "host", []Reading{{"host", "host"}}},
+		{"a,b", "GET", "/host", "ambiguous", nil},
+		{"", "get", "/admin", "ambiguous", nil},
+		{"", "GET", "*", "ambiguous", nil},
+	} {
+		m, got := s.ExplainMatch(c.host, c.method, c.target)
+		if m != s.Match(c.host, c.method, c.target) || m.Route.Name != c.route || !slices.Equal(got, c.want) {
+			t.Errorf("%s meets %q by %v, want %q by %v", c.target, m.Route.Name, got, c.route, c.want)
+		}
 	}
 }
 
