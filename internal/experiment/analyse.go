@@ -1,0 +1,240 @@
+package experiment
+
+import (
+	"fmt"
+	"math"
+	"strings"
+)
+
+// brokenRatio is the sequential sample-ratio p-value below which an assignment
+// counts as broken.
+const brokenRatio = 0.01
+
+// VariantData is what was measured of one variant.
+type VariantData struct {
+	// Users were assigned and seen.
+	Users int64
+	// Metrics by name; a missing one has no observations.
+	Metrics map[string]MetricData
+}
+
+// MetricData is what was measured of one metric in one variant.
+type MetricData struct {
+	// Users are the moments of the users' values.
+	Users Moments
+	// Before pairs users' values with those before the experiment; nil where
+	// there is no such time. Its Value repeats Users.
+	Before *Pair
+	// Observations is the distribution of single observations; nil for none.
+	Observations *Sketch
+}
+
+// Status is what a report comes to.
+type Status string
+
+const (
+	// Broken: users did not fall to variants as they should have.
+	Broken Status = "broken_assignment"
+	// Harmful: a guardrail got worse in some variant.
+	Harmful Status = "guardrail_breached"
+	// Decided: some variant is better or worse on the primary metric.
+	Decided Status = "decided"
+	// Undecided: keep running.
+	Undecided Status = "keep_running"
+)
+
+// Report is the state of an experiment.
+type Report struct {
+	Experiment string          `json:"experiment"`
+	Version    int             `json:"version"`
+	Status     Status          `json:"status"`
+	Verdict    string          `json:"verdict"`
+	Variants   []VariantReport `json:"variants"`
+	// SampleRatioP is the chi-square p-value of the users' split;
+	// SampleRatioSequentialP holds at any time.
+	SampleRatioP           float64 `json:"sample_ratio_p"`
+	SampleRatioSequentialP float64 `json:"sample_ratio_sequential_p"`
+}
+
+// VariantReport is one variant's part of a report.
+type VariantReport struct {
+	Name    string         `json:"name"`
+	Users   int64          `json:"users"`
+	Metrics []MetricReport `json:"metrics"`
+}
+
+// MetricReport is one metric of one variant.
+type MetricReport struct {
+	Metric Metric `json:"metric"`
+	// Users have a value; Mean is the mean over them.
+	Users int64   `json:"users"`
+	Mean  float64 `json:"mean"`
+	// Median, P95 and P99 are of single observations, within SketchError; all
+	// 0 without observations.
+	Median float64 `json:"median"`
+	P95    float64 `json:"p95"`
+	P99    float64 `json:"p99"`
+	// Against compares with the control; nil for the control itself.
+	Against *Against `json:"against,omitempty"`
+}
+
+// Against is a variant compared with the control.
+type Against struct {
+	// Planned is Welch's test, valid once, at the planned end.
+	Planned Finding `json:"planned"`
+	// Sequential may be read at any time; verdicts rest on it.
+	Sequential Finding `json:"sequential"`
+	// AdjustedP is the sequential p-value, by Holm's method over all metrics
+	// and variants of the experiment.
+	AdjustedP float64 `json:"adjusted_p"`
+	// Relative is the difference as a share of the control's mean; 0 where
+	// that is 0.
+	Relative float64 `json:"relative"`
+	// Adjusted is true where the time before was taken out (CUPED).
+	Adjusted bool `json:"adjusted_for_before"`
+	// Better and Worse: the adjusted p-value is below alpha.
+	Better bool `json:"better"`
+	Worse  bool `json:"worse"`
+}
+
+// Finding is a Comparison whose bounds are absent where it is endless, which
+// JSON cannot say.
+type Finding struct {
+	Difference float64  `json:"difference"`
+	Low        *float64 `json:"low"`
+	High       *float64 `json:"high"`
+	P          float64  `json:"p"`
+}
+
+func finding(c Comparison) Finding {
+	f := Finding{Difference: c.Difference, P: c.P}
+	if !math.IsInf(c.Low, 0) && !math.IsInf(c.High, 0) {
+		f.Low, f.High = &c.Low, &c.High
+	}
+	return f
+}
+
+// Analyse judges a valid definition's data, one entry a variant in the
+// definition's order.
+func Analyse(d *Definition, data []VariantData) (Report, error) {
+	if len(data) != len(d.Variants) {
+		return Report{}, fmt.Errorf("experiment %s: data of %d variants, not %d", d.Key, len(data), len(d.Variants))
+	}
+	r := Report{Experiment: d.Key, Version: d.Version}
+	counts, weights := make([]int64, len(data)), make([]uint32, len(data))
+	for i, v := range d.Variants {
+		counts[i], weights[i] = data[i].Users, v.Weight
+	}
+	r.SampleRatioP = SampleRatio(counts, weights)
+	r.SampleRatioSequentialP = SampleRatioSequential(counts, weights)
+	metrics := append([]Metric{d.Primary}, d.Guardrails...)
+	var findings []*Against
+	for i, v := range d.Variants {
+		variant := VariantReport{Name: v.Name, Users: data[i].Users}
+		for _, m := range metrics {
+			report, err := describe(m, data[i].Metrics[m.Name])
+			if err != nil {
+				return Report{}, fmt.Errorf("experiment %s, variant %s, metric %s: %w", d.Key, v.Name, m.Name, err)
+			}
+			if i > 0 {
+				report.Against = compare(d, data[0].Metrics[m.Name], data[i].Metrics[m.Name])
+				findings = append(findings, report.Against)
+			}
+			variant.Metrics = append(variant.Metrics, report)
+		}
+		r.Variants = append(r.Variants, variant)
+	}
+	correct(findings)
+	judge(d, &r, counts)
+	return r, nil
+}
+
+func describe(m Metric, data MetricData) (MetricReport, error) {
+	r := MetricReport{Metric: m, Users: data.Users.N, Mean: data.Users.Mean}
+	if data.Observations == nil {
+		return r, nil
+	}
+	q, err := data.Observations.Quantiles(0.5, 0.95, 0.99)
+	if err != nil || q == nil {
+		return r, err
+	}
+	r.Median, r.P95, r.P99 = q[0], q[1], q[2]
+	return r, nil
+}
+
+func compare(d *Definition, control, treatment MetricData) *Against {
+	c, t := control.Users, treatment.Users
+	a := &Against{Adjusted: control.Before != nil && treatment.Before != nil}
+	if a.Adjusted {
+		c, t = Cuped(*control.Before, *treatment.Before)
+	}
+	a.Planned = finding(Welch(c, t, d.alpha()))
+	a.Sequential = finding(Sequential(c, t, 2*d.MinimumUsers, d.alpha()))
+	if c.Mean != 0 {
+		a.Relative = (t.Mean - c.Mean) / math.Abs(c.Mean)
+	}
+	return a
+}
+
+// correct adjusts the sequential p-values for their number.
+func correct(findings []*Against) {
+	p := make([]float64, len(findings))
+	for i, a := range findings {
+		p[i] = a.Sequential.P
+	}
+	for i, adjusted := range Holm(p) {
+		findings[i].AdjustedP = adjusted
+	}
+}
+
+// judge sets what is better and worse, the status and the verdict. Below the
+// minimum of users nothing is better or worse.
+func judge(d *Definition, r *Report, counts []int64) {
+	enough := true
+	for _, n := range counts {
+		enough = enough && n >= d.MinimumUsers
+	}
+	var harm, decisions []string
+	for i := range r.Variants {
+		v := &r.Variants[i]
+		for j := range v.Metrics {
+			m := &v.Metrics[j]
+			if m.Against == nil || !enough || !(m.Against.AdjustedP < d.alpha()) || m.Against.Sequential.Difference == 0 {
+				continue
+			}
+			m.Against.Better = m.Against.Sequential.Difference < 0 == m.Metric.LowerIsBetter
+			m.Against.Worse = !m.Against.Better
+			text := fmt.Sprintf("%s %s on %s", v.Name, betterOrWorse(m.Against.Better), m.Metric.Name)
+			switch {
+			case j == 0:
+				decisions = append(decisions, text)
+			case m.Against.Worse:
+				harm = append(harm, text)
+			}
+		}
+	}
+	switch {
+	case r.SampleRatioSequentialP < brokenRatio:
+		r.Status = Broken
+		r.Verdict = "broken assignment: users did not fall to the variants as the weights say, so nothing here may be believed"
+	case len(harm) > 0:
+		r.Status = Harmful
+		r.Verdict = "guardrail breached: " + strings.Join(append(harm, decisions...), "; ")
+	case len(decisions) > 0:
+		r.Status = Decided
+		r.Verdict = strings.Join(decisions, "; ")
+	case !enough:
+		r.Status = Undecided
+		r.Verdict = fmt.Sprintf("keep running: each variant needs %d users", d.MinimumUsers)
+	default:
+		r.Status = Undecided
+		r.Verdict = "keep running: no difference on " + d.Primary.Name + " so far"
+	}
+}
+
+func betterOrWorse(better bool) string {
+	if better {
+		return "better"
+	}
+	return "worse"
+}

@@ -1,0 +1,285 @@
+package experiment
+
+import (
+	"math"
+	"math/rand/v2"
+	"testing"
+)
+
+// R's t.test on its data set "sleep" (Student 1908).
+func TestWelchPublished(t *testing.T) {
+	control := momentsOf(0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0)
+	treatment := momentsOf(1.9, 0.8, 1.1, 0.1, -0.1, 4.4, 5.5, 1.6, 4.6, 3.4)
+	c := Welch(control, treatment, 0.05)
+	if !near(c.P, 0.0793941401873583, 1e-9) || !near(c.Difference, 1.58, 1e-9) ||
+		!near(c.Low, -0.20548323071171137, 1e-8) || !near(c.High, 3.3654832307117104, 1e-8) {
+		t.Errorf("got %+v", c)
+	}
+}
+
+func TestComparisonsOfTooLittle(t *testing.T) {
+	for name, compare := range map[string]func(a, b Moments) Comparison{
+		"Welch":      func(a, b Moments) Comparison { return Welch(a, b, 0.05) },
+		"sequential": func(a, b Moments) Comparison { return Sequential(a, b, 100, 0.05) },
+	} {
+		if c := compare(momentsOf(1), momentsOf(1, 2)); c.P != 1 || !math.IsInf(c.Low, -1) || !math.IsInf(c.High, 1) {
+			t.Errorf("%s of one value: %+v", name, c)
+		}
+		if c := compare(momentsOf(1, 1), momentsOf(1, 1)); c.P != 1 || c.Low != 0 || c.High != 0 {
+			t.Errorf("%s of equal constants: %+v", name, c)
+		}
+		if c := compare(momentsOf(1, 1), momentsOf(2, 2)); c.P != 0 || c.Low != 1 {
+			t.Errorf("%s of different constants: %+v", name, c)
+		}
+	}
+}
+
+// Published sample ratios: Mendel's peas (1866), and an experiment of Bing with
+// 821,588 and 815,482 users (Kohavi, Tang and Xu, Trustworthy Online Controlled
+// Experiments, chapter 21: p = 1.8e-6).
+func TestSampleRatioPublished(t *testing.T) {
+	if p := SampleRatio([]int64{315, 108, 101, 32}, []uint32{9, 3, 3, 1}); !near(p, 0.925425895103616, 1e-9) {
+		t.Errorf("Mendel: p = %v", p)
+	}
+	bing := []int64{821588, 815482}
+	if p := SampleRatio(bing, []uint32{1, 1}); math.Abs(p-1.8217928726191858e-06) > 1e-12 {
+		t.Errorf("Bing: p = %v", p)
+	}
+	if p := SampleRatioSequential(bing, []uint32{1, 1}); p > 0.001 {
+		t.Errorf("Bing, sequential: p = %v", p)
+	}
+	if p := SampleRatioSequential([]int64{315, 108, 101, 32}, []uint32{9, 3, 3, 1}); p < 0.5 {
+		t.Errorf("Mendel, sequential: p = %v", p)
+	}
+	if SampleRatio([]int64{0, 0}, []uint32{1, 1}) != 1 || SampleRatioSequential([]int64{0, 0}, []uint32{1, 1}) != 1 {
+		t.Error("nobody is out of ratio")
+	}
+}
+
+// R: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm"), and "BH".
+func TestCorrectionsPublished(t *testing.T) {
+	p := []float64{0.01, 0.04, 0.03, 0.005}
+	for name, tt := range map[string]struct{ got, want []float64 }{
+		"Holm":               {Holm(p), []float64{0.03, 0.06, 0.06, 0.02}},
+		"Benjamini-Hochberg": {BenjaminiHochberg(p), []float64{0.02, 0.04, 0.04, 0.02}},
+		"Holm up to 1":       {Holm([]float64{0.9, 0.8}), []float64{1, 1}},
+		"equal values":       {BenjaminiHochberg([]float64{0.5, 0.5}), []float64{0.5, 0.5}},
+		"none":               {Holm(nil), nil},
+	} {
+		if len(tt.got) != len(tt.want) {
+			t.Fatalf("%s: got %v", name, tt.got)
+		}
+		for i := range tt.want {
+			if !near(tt.got[i], tt.want[i], 1e-12) {
+				t.Errorf("%s: got %v, want %v", name, tt.got, tt.want)
+			}
+		}
+	}
+}
+
+// Newcombe 1998, table II, contrast (a): 56/70 and 48/80.
+func TestRatesPublished(t *testing.T) {
+	low, high := RateDifference(48, 80, 56, 70, 0.05)
+	if math.Abs(low-0.0524) > 5e-5 || math.Abs(high-0.3339) > 5e-5 {
+		t.Errorf("got %.4f to %.4f", low, high)
+	}
+	if low, high := RateDifference(0, 0, 1, 1, 0.05); low != -1 || high != 1 {
+		t.Errorf("got %v to %v", low, high)
+	}
+	// Newcombe 1998 (one proportion), 81/263: 0.2553 to 0.3662.
+	if low, high := Wilson(81, 263, 0.05); math.Abs(low-0.2553) > 5e-5 || math.Abs(high-0.3662) > 5e-5 {
+		t.Errorf("got %.4f to %.4f", low, high)
+	}
+	if low, high := Wilson(0, 0, 0.05); low != 0 || high != 1 {
+		t.Errorf("got %v to %v", low, high)
+	}
+}
+
+// A medium effect needs 63 users a group by the normal approximation (Cohen's
+// table for the t-test says 64).
+func TestRequiredUsers(t *testing.T) {
+	if n := RequiredUsers(0.5, 1, 0.05, 0.8); n != 63 {
+		t.Errorf("got %d", n)
+	}
+}
+
+// latency is a skewed value, as latencies are.
+func latency(r *rand.Rand) float64 { return math.Exp(0.5 * r.NormFloat64()) }
+
+// A/A tests: between equal groups, Welch's test at the planned end is wrong at
+// the stated rate; the sequential test is wrong less often although it is read
+// after every 50 users; Welch's test read that way is not.
+func TestFalseAlarmRates(t *testing.T) {
+	const runs, users, step, least, alpha = 600, 1500, 50, 100, 0.05
+	r := rand.New(rand.NewPCG(3, 4))
+	planned, peeked, sequential := 0, 0, 0
+	for range runs {
+		var a, b Moments
+		welchAlarm, sequentialAlarm := false, false
+		for i := 1; i <= users; i++ {
+			a.Add(latency(r))
+			b.Add(latency(r))
+			if i%step == 0 && i >= least {
+				welchAlarm = welchAlarm || Welch(a, b, alpha).P < alpha
+				sequentialAlarm = sequentialAlarm || Sequential(a, b, users, alpha).P < alpha
+			}
+		}
+		if Welch(a, b, alpha).P < alpha {
+			planned++
+		}
+		if welchAlarm {
+			peeked++
+		}
+		if sequentialAlarm {
+			sequential++
+		}
+	}
+	rate := func(n int) float64 { return float64(n) / runs }
+	if got := rate(planned); got < 0.025 || got > 0.08 {
+		t.Errorf("planned Welch test: false alarms at %v", got)
+	}
+	if got := rate(sequential); got > 0.05 {
+		t.Errorf("sequential test: false alarms at %v", got)
+	}
+	if got := rate(peeked); got < 0.15 {
+		t.Errorf("peeking at Welch's test: false alarms at %v only; the simulation is broken", got)
+	}
+}
+
+// A sequential sample-ratio check, read after every 100 users, raises false
+// alarms at its stated rate at most, and finds a broken assignment.
+func TestSampleRatioSequentialRates(t *testing.T) {
+	const runs, users, step = 1000, 10000, 100
+	r := rand.New(rand.NewPCG(5, 6))
+	weights := []uint32{1, 1}
+	read := func(share float64) bool {
+		var counts [2]int64
+		for i := 1; i <= users; i++ {
+			if r.Float64() < share {
+				counts[0]++
+			} else {
+				counts[1]++
+			}
+			if i%step == 0 && SampleRatioSequential(counts[:], weights) < 0.05 {
+				return true
+			}
+		}
+		return false
+	}
+	alarms := 0
+	for range runs {
+		if read(0.5) {
+			alarms++
+		}
+	}
+	if got := float64(alarms) / runs; got > 0.05 {
+		t.Errorf("false alarms at %v", got)
+	}
+	if !read(0.47) {
+		t.Error("3 % missing users were not noticed")
+	}
+}
+
+// Users differ and make many requests. Counting requests as if they were users
+// raises false alarms far above the stated rate; aggregating per user does not.
+func TestPerUserAggregationIsNeeded(t *testing.T) {
+	const runs, users, requests, alpha = 400, 100, 20, 0.05
+	r := rand.New(rand.NewPCG(7, 8))
+	perUser, perRequest := 0, 0
+	for range runs {
+		var people, calls [2]Moments
+		for side := range 2 {
+			for range users {
+				habit := r.NormFloat64()
+				var u User
+				for range requests {
+					v := habit + r.NormFloat64()
+					calls[side].Add(v)
+					if err := u.Observe(v); err != nil {
+						t.Fatal(err)
+					}
+				}
+				v, _ := u.Value(Mean)
+				people[side].Add(v)
+			}
+		}
+		if Welch(people[0], people[1], alpha).P < alpha {
+			perUser++
+		}
+		if Welch(calls[0], calls[1], alpha).P < alpha {
+			perRequest++
+		}
+	}
+	if got := float64(perUser) / runs; got > 0.085 {
+		t.Errorf("per user: false alarms at %v", got)
+	}
+	if got := float64(perRequest) / runs; got < 0.3 {
+		t.Errorf("per request: false alarms at %v only; the simulation is broken", got)
+	}
+}
+
+// The sequential test finds a real effect, and its interval covers it whenever
+// it is read.
+func TestSequentialFindsEffects(t *testing.T) {
+	const runs, users, step, effect, alpha = 200, 3000, 100, 0.15, 0.05
+	r := rand.New(rand.NewPCG(9, 10))
+	found, missed := 0, 0
+	for range runs {
+		var a, b Moments
+		covered := true
+		for i := 1; i <= users; i++ {
+			a.Add(r.NormFloat64())
+			b.Add(r.NormFloat64() + effect)
+			if i%step == 0 {
+				c := Sequential(a, b, users, alpha)
+				covered = covered && c.Low <= effect && effect <= c.High
+				if (c.P < alpha) != (c.Low > 0 || c.High < 0) {
+					t.Fatalf("p-value and interval disagree: %+v", c)
+				}
+			}
+		}
+		if Sequential(a, b, users, alpha).P < alpha {
+			found++
+		}
+		if !covered {
+			missed++
+		}
+	}
+	if found < runs*9/10 {
+		t.Errorf("found %d of %d", found, runs)
+	}
+	if float64(missed)/runs > alpha {
+		t.Errorf("the interval missed the truth in %d of %d", missed, runs)
+	}
+}
+
+// With a correlation of 0.8, CUPED leaves 1 - 0.8^2 = 36 % of the variance, and
+// the expected difference as it was.
+func TestCuped(t *testing.T) {
+	const runs, users, effect, correlation = 300, 400, 0.1, 0.8
+	r := rand.New(rand.NewPCG(11, 12))
+	var differences, shares Moments
+	for range runs {
+		var groups [2]Pair
+		for side := range groups {
+			for range users {
+				before := r.NormFloat64()
+				value := correlation*before + math.Sqrt(1-correlation*correlation)*r.NormFloat64() + float64(side)*effect
+				groups[side].Add(value, before)
+			}
+		}
+		a, b := Cuped(groups[0], groups[1])
+		differences.Add(b.Mean - a.Mean)
+		shares.Add((a.Variance() + b.Variance()) / (groups[0].Value.Variance() + groups[1].Value.Variance()))
+	}
+	if math.Abs(differences.Mean-effect) > 4*math.Sqrt(differences.meanVariance()) {
+		t.Errorf("difference %v, want %v", differences.Mean, effect)
+	}
+	if math.Abs(shares.Mean-0.36) > 0.02 {
+		t.Errorf("share of variance %v", shares.Mean)
+	}
+	flat := Pair{Value: momentsOf(1, 2), Before: momentsOf(5, 5)}
+	if a, _ := Cuped(flat, flat); a != flat.Value {
+		t.Errorf("got %+v", a)
+	}
+}
