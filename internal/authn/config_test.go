@@ -101,3 +101,9 @@ func TestNames(t *testing.T) {
 		t.Error("names")
 	}
 }
+
+func TestEveryKeyIsExplained(t *testing.T) {
+	if missing := config.Undocumented[Config](); len(missing) > 0 {
+		t.Errorf("no doc tag: %v", missing)
+	}
+}

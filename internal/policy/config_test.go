@@ -108,3 +108,9 @@ func TestCompileErrors(t *testing.T) {
 		}
 	}
 }
+
+func TestEveryKeyIsExplained(t *testing.T) {
+	if missing := config.Undocumented[Config](); len(missing) > 0 {
+		t.Errorf("no doc tag: %v", missing)
+	}
+}
