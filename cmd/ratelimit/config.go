@@ -58,6 +58,7 @@ type StoreConfig struct {
 	Timeout       time.Duration `yaml:"timeout" doc:"Longest wait for one decision of Redis."`
 	OnFailure     string        `yaml:"on_failure" doc:"While Redis is gone: local (decide in this process with this replica's share of each limit), allow, or deny."`
 	Replicas      int           `yaml:"replicas" doc:"How many ratelimit processes share Redis; each grants its share while Redis is gone."`
+	DenyCache     int           `yaml:"deny_cache" doc:"Most denials remembered, so that a flood of one user costs Redis nothing; 0 remembers none."`
 	LocalBuckets  int           `yaml:"local_buckets" doc:"Most buckets kept in this process while Redis is gone."`
 	Failures      int           `yaml:"failures" doc:"Failed calls in a row after which Redis is not asked any more until it answers a probe."`
 	ProbeInterval time.Duration `yaml:"probe_interval" doc:"How often a Redis that is gone is probed."`
@@ -75,6 +76,9 @@ func (c StoreConfig) Validate(r *config.Report) {
 	}
 	if c.Replicas < 1 || c.Replicas > 10_000 {
 		r.Fault("replicas", c.Replicas, "1 to 10000")
+	}
+	if c.DenyCache < 0 || c.DenyCache > 100_000_000 {
+		r.Fault("deny_cache", c.DenyCache, "0 to 100000000")
 	}
 	if c.LocalBuckets < 1000 || c.LocalBuckets > 100_000_000 {
 		r.Fault("local_buckets", c.LocalBuckets, "1000 to 100000000")
@@ -95,7 +99,7 @@ func defaults() Config {
 		Limits: LimitsConfig{Headers: true},
 		Store: StoreConfig{
 			Timeout: 20 * time.Millisecond, OnFailure: string(ratelimit.FailLocal), Replicas: 1,
-			LocalBuckets: 100_000, Failures: 3, ProbeInterval: 250 * time.Millisecond,
+			DenyCache: 100_000, LocalBuckets: 100_000, Failures: 3, ProbeInterval: 250 * time.Millisecond,
 		},
 	}
 }

@@ -26,6 +26,9 @@ type batcher struct {
 // keep the store busy while the answer of one is being read.
 const concurrentCalls = 2
 
+// maxBuckets bounds the buckets of one call: Lua's stack holds the keys.
+const maxBuckets = 1000
+
 // ticket is one caller waiting for its demands.
 type ticket struct {
 	demands []*Demand
@@ -70,11 +73,7 @@ func (b *batcher) run() {
 	demands := make([]*Demand, 0, MaxBatch)
 	for {
 		b.mu.Lock()
-		n, size := 0, 0
-		for n < len(b.pending) && (n == 0 || size+len(b.pending[n].demands) <= MaxBatch) {
-			size += len(b.pending[n].demands)
-			n++
-		}
+		n := b.fitting()
 		if n == 0 {
 			b.running--
 			b.mu.Unlock()
@@ -99,6 +98,22 @@ func (b *batcher) run() {
 			b.failPending(err)
 		}
 	}
+}
+
+// fitting is how many of those who wait fit into one call.
+func (b *batcher) fitting() (n int) {
+	demands, buckets := 0, 0
+	for ; n < len(b.pending); n++ {
+		t := b.pending[n]
+		demands += len(t.demands)
+		for _, d := range t.demands {
+			buckets += len(d.Charges)
+		}
+		if n > 0 && (demands > MaxBatch || buckets > maxBuckets) {
+			break
+		}
+	}
+	return n
 }
 
 func (b *batcher) call(demands []*Demand) error {

@@ -39,6 +39,8 @@ type Options struct {
 	OnFailure FailureMode
 	// LocalBuckets bounds the buckets of FailLocal; 100,000 where it is not set.
 	LocalBuckets int
+	// Denials bounds the denials remembered; 0 remembers none.
+	Denials int
 	// Replicas is the number of limiters that share the store; 1 where it is
 	// not set. Each grants its share while the store is gone.
 	Replicas int
@@ -69,6 +71,8 @@ type Limiter struct {
 	now      func() time.Time
 	guard    *guard
 	batcher  *batcher
+	denials  *denials // nil: nothing is remembered
+	began    time.Time
 	metrics  *metrics
 	unknown  *Rule
 }
@@ -108,6 +112,9 @@ func NewLimiter(o Options) (*Limiter, error) {
 		}
 	}
 	l.guard = newGuard(o.Failures, o.Log, l.metrics, o.Notify)
+	if l.began = o.Now(); o.Denials > 0 {
+		l.denials = newDenials(o.Denials)
+	}
 	l.batcher = newBatcher(o.Store, o.Timeout, o.Now, l.observe)
 	l.SetRules(o.Rules)
 	return l, nil
@@ -181,18 +188,53 @@ func (l *Limiter) Decide(ctx context.Context, req *Request, dec *Decision) error
 	p := newPlan()
 	defer p.release()
 	p.build(d, req)
+	start := l.now().Sub(l.began)
 	switch {
 	case len(p.active) == 0:
 		dec.Path = PathNone
 		p.answer(dec)
+	case l.remembered(p, start):
+		dec.Path = PathDenied
+		p.answer(dec)
 	case l.exact(ctx, p):
 		dec.Path = PathExact
+		l.learn(p, start)
 		p.answer(dec)
 	default:
 		l.without(p, dec)
 	}
 	l.count(p, dec)
 	return nil
+}
+
+// remembered denies from memory where that is exact. Demands that only watch
+// want the store to count, so a request with one always asks it.
+func (l *Limiter) remembered(p *plan, at time.Duration) bool {
+	if l.denials == nil {
+		return false
+	}
+	if len(p.active) > 1 {
+		p.stale = true
+		return false
+	}
+	denied := false
+	denied, p.stale = l.denials.decide(p.active[0], at)
+	return denied
+}
+
+// learn remembers what the store said to a request asked at start.
+func (l *Limiter) learn(p *plan, start time.Duration) {
+	if l.denials == nil {
+		return
+	}
+	for _, d := range p.active {
+		switch {
+		case !d.Allowed:
+			l.denials.remember(d, start, l.now().Sub(l.began))
+		case p.refunds || p.stale:
+			l.denials.forget(d)
+		}
+	}
 }
 
 func check(req *Request) error {

@@ -20,7 +20,9 @@ type plan struct {
 	bounds  []int
 	// scale multiplies what a token is worth: the number of replicas that
 	// share a limit without seeing each other.
-	scale int64
+	scale   int64
+	refunds bool // whether any descriptor returns tokens
+	stale   bool // whether a denial is remembered that an allowed request ends
 }
 
 // use is one bucket that one descriptor counts against.
@@ -39,7 +41,7 @@ var plans = sync.Pool{New: func() any { return new(plan) }}
 
 func newPlan() *plan {
 	p := plans.Get().(*plan) //nolint:forcetypeassert // The pool holds nothing else.
-	p.scale = 1
+	p.scale, p.refunds, p.stale = 1, false, false
 	return p
 }
 
@@ -77,6 +79,7 @@ func (p *plan) build(d *domain, req *Request) {
 		}
 		anyRule = true
 		hits, refund := p.hits(req, desc, m.rule), desc.Refund
+		p.refunds = p.refunds || refund
 		p.addRule(i, m, hits, refund)
 		p.addSystem(i, hits, refund)
 	}

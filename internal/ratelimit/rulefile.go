@@ -199,6 +199,9 @@ func (d DescriptorRule) Validate(r *config.Report) {
 
 // checkLimits finds limits that would meet in one bucket.
 func checkLimits(r *config.Report, key string, limits []LimitRule) {
+	if len(limits) > maxLimits {
+		r.Fault(key, len(limits), fmt.Sprintf("at most %d limits", maxLimits))
+	}
 	seen := map[string]bool{}
 	for i, l := range limits {
 		limit, err := l.limit()
@@ -211,6 +214,9 @@ func checkLimits(r *config.Report, key string, limits []LimitRule) {
 		seen[limit.suffix] = true
 	}
 }
+
+// maxLimits is the largest number of limits of one rule.
+const maxLimits = 16
 
 // checkSiblings finds descriptors that could never be met.
 func checkSiblings(r *config.Report, rules []DescriptorRule) {

@@ -1,0 +1,149 @@
+package ratelimit
+
+import (
+	"hash/maphash"
+	"sync"
+	"time"
+)
+
+// denials remembers what a denied request found in its buckets, so that a
+// flood of one user costs the store nothing. A level only rises but for
+// refunds, so a demand that the remembered levels deny would be denied by the
+// store too, until the instant that the levels tell. Refunds and resets by
+// others are seen when a memory ends, after denialAge at the latest.
+type denials struct {
+	seed   maphash.Seed
+	shards [denialShards]struct {
+		mu    sync.Mutex
+		known map[string]*denial
+	}
+	limit int // of each shard
+}
+
+const (
+	denialShards = 32
+	denialAge    = time.Second
+)
+
+// denial is what is known of the buckets of one denied demand, by the key of
+// the first.
+type denial struct {
+	until time.Duration // of the limiter's own clock
+	// The store's time is between the limiter's clock plus low and plus high.
+	low, high int64
+	buckets   []remembered
+}
+
+type remembered struct {
+	key   string
+	level int64
+}
+
+func newDenials(limit int) *denials {
+	d := &denials{seed: maphash.MakeSeed(), limit: max(limit/denialShards, 1)}
+	for i := range d.shards {
+		d.shards[i].known = map[string]*denial{}
+	}
+	return d
+}
+
+// first returns the first charge of a bucket that is not shared. Shared ones
+// are not remembered: they change with every request of anybody.
+func first(d *Demand) *Charge {
+	for i := range d.Charges {
+		if !d.Charges[i].Shared {
+			return &d.Charges[i]
+		}
+	}
+	return nil
+}
+
+// remember notes a denied demand that was asked at start and answered at end
+// of the limiter's clock.
+func (ds *denials) remember(d *Demand, start, end time.Duration) {
+	head := first(d)
+	if head == nil {
+		return
+	}
+	n := &denial{until: end + denialAge, low: d.Now - end.Microseconds(), high: d.Now - start.Microseconds()}
+	denied := false
+	for i := range d.Charges {
+		if c := &d.Charges[i]; !c.Shared {
+			n.buckets = append(n.buckets, remembered{c.Key, c.Level})
+			denied = denied || c.Level+c.Need > c.base(d.Now)+c.Capacity
+		}
+	}
+	if !denied {
+		return
+	}
+	s := &ds.shards[maphash.String(ds.seed, head.Key)%denialShards]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, known := s.known[head.Key]; !known && len(s.known) >= ds.limit {
+		for key := range s.known { // Any one; it costs one call to learn again.
+			delete(s.known, key)
+			break
+		}
+	}
+	s.known[head.Key] = n
+}
+
+// forget drops what is known of a demand's buckets.
+func (ds *denials) forget(d *Demand) {
+	if head := first(d); head != nil {
+		s := &ds.shards[maphash.String(ds.seed, head.Key)%denialShards]
+		s.mu.Lock()
+		delete(s.known, head.Key)
+		s.mu.Unlock()
+	}
+}
+
+// decide denies the demand where the store surely would at that time of the
+// limiter's clock, and says whether it did, and whether anything is known of
+// the buckets: if it is, and the store allows the demand, that must be forgotten.
+func (ds *denials) decide(d *Demand, at time.Duration) (denied, known bool) {
+	head := first(d)
+	if head == nil {
+		return false, false
+	}
+	s := &ds.shards[maphash.String(ds.seed, head.Key)%denialShards]
+	s.mu.Lock()
+	n := s.known[head.Key]
+	if n != nil && n.until <= at {
+		delete(s.known, head.Key)
+		n = nil
+	}
+	s.mu.Unlock()
+	if n == nil {
+		return false, false
+	}
+	latest := at.Microseconds() + n.high
+	met := 0
+	for i := range d.Charges {
+		c := &d.Charges[i]
+		if c.Shared {
+			continue
+		}
+		if met == len(n.buckets) || n.buckets[met].key != c.Key {
+			return false, true
+		}
+		base := c.base(latest)
+		c.Level = c.clamp(base, n.buckets[met].level)
+		denied = denied || c.Level+c.Need > base+c.Capacity
+		met++
+	}
+	if !denied || met != len(n.buckets) {
+		return false, true
+	}
+	// Tell times by the earliest that it may be, so that nobody is told to
+	// come back too early.
+	d.Allowed, d.Now = false, at.Microseconds()+n.low
+	for i := range d.Charges {
+		if c := &d.Charges[i]; c.Shared {
+			c.Level, c.Need = c.base(d.Now), 0
+		} else {
+			c.Level = c.clamp(c.base(d.Now), c.Level)
+		}
+	}
+	return true, true
+}

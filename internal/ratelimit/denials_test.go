@@ -1,0 +1,152 @@
+package ratelimit
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/redistest"
+)
+
+func newDenyingLab(t testing.TB) (*lab, *broken) {
+	t.Helper()
+	store := &broken{}
+	return newLab(t, mustLoad(t, shipped), func(o *Options) {
+		store.Store = o.Store
+		o.Store, o.Denials = store, 1000
+	}), store
+}
+
+func TestFloodCostsTheStoreNothing(t *testing.T) {
+	l, store := newDenyingLab(t)
+	l.decide(request(of("free", "u", "x").with(10)))
+	want := l.decide(request(of("free", "u", "x")))
+	calls := store.count()
+	for range 1000 {
+		got := l.decide(request(of("free", "u", "x")))
+		if got.Path != PathDenied || got.Allowed {
+			t.Fatalf("%+v", got)
+		}
+		got.Path = want.Path
+		if diff := cmp.Diff(want, got, cmp.AllowUnexported(Rule{}, Limit{}), cmp.Comparer(func(a, b *counters) bool { return a == b })); diff != "" {
+			t.Fatal(diff)
+		}
+	}
+	if store.count() != calls {
+		t.Errorf("%d calls of the store", store.count()-calls)
+	}
+	// Another cost, and another user, are other questions.
+	if got := l.decide(request(of("free", "u", "x").with(3))); got.Path != PathDenied || got.Statuses[0].Reset != 18*time.Second {
+		t.Errorf("%+v", got)
+	}
+	if got := l.decide(request(of("free", "v", "x"))); got.Path != PathExact || !got.Allowed {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestDenialsEndExactly holds every answer with a memory equal to one without.
+func TestDenialsEndExactly(t *testing.T) {
+	with, _ := newDenyingLab(t)
+	without := newLab(t, mustLoad(t, shipped))
+	remembered := 0
+	for i := range 5000 {
+		step := []time.Duration{time.Microsecond, 10 * time.Millisecond, 400 * time.Millisecond, 6 * time.Second}[i%4]
+		req := request(of("free", "u", "x").with(uint64(i * 7 % 11)))
+		a, b := with.decide(req), without.decide(req)
+		if a.Path == PathDenied {
+			remembered++
+		}
+		if a.Allowed != b.Allowed || a.Statuses[0].Reset != b.Statuses[0].Reset || a.Statuses[0].Remaining != b.Statuses[0].Remaining {
+			t.Fatalf("request %d: %+v with a memory, %+v without", i, a, b)
+		}
+		with.clock.advance(step)
+		without.clock.advance(step)
+	}
+	if remembered < 100 {
+		t.Errorf("only %d denials came from memory", remembered)
+	}
+}
+
+func TestRefundEndsADenial(t *testing.T) {
+	l, _ := newDenyingLab(t)
+	l.decide(request(of("free", "u", "x").with(10)))
+	l.decide(request(of("free", "u", "x")))
+	refund := of("free", "u", "x").with(5)
+	refund.Refund = true
+	l.decide(request(refund))
+	if got := l.decide(request(of("free", "u", "x"))); !got.Allowed {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestDenialsOfOthers(t *testing.T) {
+	l, _ := newDenyingLab(t)
+	l.decide(request(of("free", "u", "x").with(10)))
+	l.decide(request(of("free", "u", "x")))
+	// A request about more than is remembered asks the store.
+	if got := l.decide(request(of("free", "u", "x"), of("free", "v", "x"))); got.Path != PathExact || got.Allowed || got.Statuses[1].Remaining != 10 {
+		t.Errorf("%+v", got)
+	}
+	// So does one with a denial of long ago: someone else may have refunded.
+	l.clock.advance(denialAge + time.Millisecond)
+	if got := l.decide(request(of("free", "u", "x"))); got.Path != PathExact || got.Allowed {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestDenialsAreBounded(t *testing.T) {
+	ds := newDenials(denialShards * 2)
+	for i := range 10_000 {
+		d := ask(0, fmt.Sprint(i))
+		d.Now = 1
+		ds.remember(d, 0, 0)
+	}
+	n := 0
+	for i := range ds.shards {
+		n += len(ds.shards[i].known)
+	}
+	if n == 0 || n > denialShards*2 {
+		t.Errorf("%d remembered", n)
+	}
+	shared := ask(0, "s")
+	shared.Charges[0].Shared = true
+	ds.remember(shared, 0, 0)
+	ds.forget(shared)
+	if denied, known := ds.decide(shared, 0); denied || known {
+		t.Error("a shared bucket was remembered")
+	}
+}
+
+// TestDenialsWithRedis races real time against a bucket that refills quickly:
+// nothing is denied from memory that Redis would allow, so the count of what is
+// granted stays what the bucket gives.
+func TestDenialsWithRedis(t *testing.T) {
+	client := redis.NewClient(&redis.Options{Addr: redistest.Server(t)})
+	defer client.Close()
+	rules := mustParse(t, "domain: tollgate\ndescriptors: [{key: user, rate_limit: {unit: second, requests_per_unit: 200, burst: 5}}]")
+	l := newLab(t, rules, func(o *Options) {
+		o.Store, o.Denials, o.Now, o.Timeout = NewRedis(client, false), 1000, time.Now, 5*time.Second
+	})
+	req := request(Descriptor{Entries: []Entry{{"user", "u"}}})
+	start, granted, remembered := time.Now(), 0, 0
+	for time.Since(start) < time.Second {
+		var dec Decision
+		if err := l.Decide(context.Background(), &req, &dec); err != nil {
+			t.Fatal(err)
+		}
+		if dec.Allowed {
+			granted++
+		}
+		if dec.Path == PathDenied {
+			remembered++
+		}
+	}
+	most := 5 + int(time.Since(start)/(5*time.Millisecond)) + 1
+	if granted > most || remembered == 0 {
+		t.Errorf("granted %d of at most %d; %d denials from memory", granted, most, remembered)
+	}
+}
