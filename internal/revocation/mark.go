@@ -20,9 +20,10 @@ const (
 	maxTie = 4094
 	// tieNone: nothing passes that was issued in that second.
 	tieNone = 4095
-	// tieWindow bounds how far above a version that the store chose a token's version may lie: two seconds, in
-	// milliseconds. It keeps an issuer whose versions count in another unit from passing by accident.
-	tieWindow = 2000
+	// tieReach bounds how far above its second, in milliseconds, a token's version may lie to pass a version that the store
+	// chose. It keeps an issuer whose versions count in another unit from passing by accident. It does not depend on the
+	// tie, so that a later tie never admits what an earlier one did not.
+	tieReach = maxTie + 2000
 )
 
 // admits gives the version that a login within the mark's own second must carry; 0 where none will do.
@@ -51,7 +52,7 @@ func (m mark) covers(iat, version int64) bool {
 	if least <= 0 || version < least {
 		return true
 	}
-	return m.tie != tieVersion && version >= least+tieWindow
+	return m.tie != tieVersion && version >= m.notBefore*1000+tieReach
 }
 
 // merge is the least mark that covers all that m and o cover. It is commutative, associative and idempotent.

@@ -34,7 +34,8 @@ func TestMarkCovers(t *testing.T) {
 		{"store's version: same second, a later millisecond", auto, second, ms + 300, false},
 		{"store's version: same second, a small counter", auto, second, 3, true},
 		{"store's version: same second, microseconds", auto, second, ms * 1000, true},
-		{"store's version: same second, past the window", auto, second, ms + tieWindow, true},
+		{"store's version: same second, past its reach", auto, second, second*1000 + tieReach, true},
+		{"store's version: same second, just within its reach", auto, second, second*1000 + tieReach - 1, false},
 		{"store's version: after, a small counter", auto, second + 1, 3, false},
 
 		{"named version: same second, older", named, second, 6, true},
