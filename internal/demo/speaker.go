@@ -3,6 +3,8 @@ package demo
 import (
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,7 +41,8 @@ func (s *speaker) paint(colour, text string) string {
 }
 
 func (s *speaker) title() {
-	s.printf("%s\n", s.paint(bold, "Tollgate demo: Envoy, authz, ratelimit, two pyproxy and five Python services on this machine's loopback"))
+	s.printf("%s\nStarting all parts at once; each says when it is ready.\n",
+		s.paint(bold, "Tollgate demo: Envoy, authz, ratelimit, two pyproxy and five Python services on this machine's loopback"))
 }
 
 func (s *speaker) progress(p stack.Progress) {
@@ -48,8 +51,6 @@ func (s *speaker) progress(p stack.Progress) {
 		s.printf("  %s %-11s %s\n", s.paint(green, "ready  "), p.Part, s.paint(faint, seconds(p.Took)))
 	case stack.StepStopped:
 		s.printf("  stopped %-11s %s\n", p.Part, s.paint(faint, seconds(p.Took)))
-	case stack.StepStart:
-		s.printf("  start   %s\n", p.Part)
 	}
 }
 
@@ -81,7 +82,7 @@ func (s *speaker) ready(st *stack.Stack, took time.Duration) {
 	_, _ = fmt.Fprintln(table, "  PART\tPID\tADDRESS\tMORE PORTS\tWHAT IT IS")
 	ports, use := st.Ports(), purposes()
 	parts := st.Status()
-	slices.Reverse(parts) // the gateway first
+	slices.SortStableFunc(parts, func(a, b stack.Status) int { return rank(a.Name) - rank(b.Name) })
 	for _, part := range parts {
 		pid := "-"
 		if part.PID != 0 {
@@ -91,6 +92,14 @@ func (s *speaker) ready(st *stack.Stack, took time.Duration) {
 		_, _ = fmt.Fprintf(table, "  %s\t%s\t%s\t%s\t%s\n", part.Name, pid, main, more, use[part.Name])
 	}
 	_ = table.Flush()
+}
+
+// rank puts the gateway first and what stands behind it last.
+func rank(part string) int {
+	order := slices.Concat(
+		[]string{stack.Envoy, stack.Authz, stack.Ratelimit, stack.Pyproxy1, stack.Pyproxy2},
+		stack.Services(), []string{stack.Echo, stack.Redis})
+	return slices.Index(order, part)
 }
 
 // addresses writes a part's endpoints: the one that people use as a URL, where it
@@ -126,7 +135,20 @@ func (s *speaker) staying(st *stack.Stack) {
 	} {
 		s.printf("  %s\n", line)
 	}
-	s.printf("\nLogs are in %s/.\n", st.LogFolder())
+	s.printf("\nLogs are in %s.\n", nearby(st.LogFolder()))
+}
+
+// nearby writes a path from the working directory on, where it is below it.
+func nearby(path string) string {
+	here, err := os.Getwd()
+	if err != nil {
+		return path
+	}
+	relative, err := filepath.Rel(here, path)
+	if err != nil || !filepath.IsLocal(relative) {
+		return path
+	}
+	return relative
 }
 
 func (s *speaker) stopping() { s.printf("\nStopping.\n") }

@@ -42,7 +42,7 @@ func newOperator(ports Ports) Operator {
 func (o Operator) setting() (string, error) {
 	sum := sha256.Sum256([]byte(o.Token))
 	clients, err := json.Marshal([]map[string]any{{
-		"name": o.Name, "secret_sha256": hex.EncodeToString(sum[:]), "roles": []string{credential.Operator},
+		"name": o.Name, "secret_sha256": hex.EncodeToString(sum[:]), "roles": []string{credential.Operator, credential.Service},
 	}})
 	if err != nil {
 		return "", fmt.Errorf("operator's credential: %w", err)
