@@ -4,9 +4,11 @@ import (
 	"context"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/app"
 	"github.com/tollgate-proxy/tollgate/internal/credential"
+	"github.com/tollgate-proxy/tollgate/internal/httpcache"
 	"github.com/tollgate-proxy/tollgate/internal/pyproxy"
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 )
@@ -28,10 +30,19 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	if err != nil {
 		return err
 	}
-	proxy := pyproxy.New(c.Config, pyproxy.Options{
+	hints := pyproxy.NewHints(conn, rt.Log)
+	o := pyproxy.Options{
 		Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer, Propagator: rt.Propagator,
-	})
+		Now: time.Now, OnOpen: hints.Opened,
+	}
+	var store httpcache.Store
+	if c.Cache.Redis {
+		store = httpcache.NewRedis(conn)
+	}
+	o.Cache = pyproxy.NewCache(c.Cache, store, o)
+	proxy := pyproxy.New(c.Config, o)
 	rt.Background("upstreams", proxy.Run)
+	rt.Background("hints", func(ctx context.Context) error { return hints.Run(ctx, proxy.ProbeSoon) })
 
 	return rt.ServeHTTP("http", c.HTTP.Listen, split(proxy, proxy.Management(
 		func(h http.Handler) http.Handler { return auth.Require(credential.Service, h) },
@@ -42,7 +53,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 // split sends the management API's paths to it, and the rest to the routes.
 func split(routes, management http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/v1/upstreams" || strings.HasPrefix(r.URL.Path, "/v1/upstreams/") {
+		if strings.HasPrefix(r.URL.Path, "/v1/") {
 			management.ServeHTTP(w, r)
 			return
 		}

@@ -1,6 +1,7 @@
 package pyproxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -37,22 +38,21 @@ type attempt struct {
 	ended  bool
 }
 
-// try makes one attempt. The answer's body must be closed. The number counts
-// from 1; tried are the endpoints of earlier attempts.
-func (c *caller) try(req *http.Request, body *requestBody, number int, tried []*endpoint, deadline time.Time) (*http.Response, *endpoint, *failure) {
-	p := c.proxy
+// try makes one attempt at an endpoint. The answer's body must be closed. The
+// number counts from 1.
+func (c *caller) try(x *exchange, number int, at *endpoint) tried {
+	p, req := c.proxy, x.req
 	permit, err := c.circuit.breaker.Acquire()
 	if err != nil {
-		return nil, nil, c.refused(err)
+		return tried{at: at, fail: c.refused(err)}
 	}
 	if c.circuit.limit != nil && !c.circuit.limit.Acquire() {
 		permit.Done(resilience.Ignored, 0)
 		c.metrics.attempts[causeOverload].Inc()
-		return nil, nil, &failure{cause: causeOverload, retryAfter: time.Second, err: errOverload}
+		return tried{at: at, fail: &failure{cause: causeOverload, retryAfter: time.Second, err: errOverload}}
 	}
-	a := &attempt{c: c, client: req.Context(), permit: permit, start: p.now()}
-	a.endpoint = pick(c.upstream.current(), tried, a.start)
-	a.endpoint.inFlight.Add(1)
+	a := &attempt{c: c, client: req.Context(), permit: permit, endpoint: at, start: p.now()}
+	at.inFlight.Add(1)
 
 	ctx, span := p.tracer.Start(a.client, c.route.spanName, trace.WithSpanKind(trace.SpanKindClient))
 	a.span = span
@@ -67,13 +67,16 @@ func (c *caller) try(req *http.Request, body *requestBody, number int, tried []*
 		)
 	}
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
-	a.timer = time.AfterFunc(min(c.route.Timeout, deadline.Sub(a.start)), func() { a.cancel(errDeadline) })
+	a.timer = time.AfterFunc(min(c.route.Timeout, x.deadline.Sub(a.start)), func() { a.cancel(errDeadline) })
 
 	out := req.WithContext(a.ctx)
 	url := *req.URL
 	url.Scheme, url.Host = "http", a.endpoint.address
 	out.URL, out.Host = &url, a.endpoint.host
-	if number > 1 { // an earlier attempt may still be reading the headers
+	if x.replay != nil {
+		out.Body = io.NopCloser(bytes.NewReader(x.replay))
+	}
+	if number > 1 || c.route.HedgeAfter > 0 { // another attempt may still be reading the headers
 		out.Header = req.Header.Clone()
 	}
 	p.propagator.Inject(a.ctx, propagation.HeaderCarrier(out.Header))
@@ -82,15 +85,15 @@ func (c *caller) try(req *http.Request, body *requestBody, number int, tried []*
 	a.took = p.now().Sub(a.start)
 	c.metrics.attemptTime.Observe(a.took.Seconds())
 	if err != nil {
-		why := classify(a.client, a.ctx, err, body)
+		why := classify(a.client, a.ctx, err, x.streamed)
 		a.finish(why, err)
-		return nil, a.endpoint, &failure{cause: why, err: err}
+		return tried{at: at, fail: &failure{cause: why, err: err}}
 	}
 	if span.IsRecording() {
 		span.SetAttributes(attribute.Int("http.response.status_code", resp.StatusCode))
 	}
 	a.pass(resp)
-	return resp, a.endpoint, nil
+	return tried{resp: resp, at: at}
 }
 
 // pass judges an answer by its headers as far as they tell, and prepares its

@@ -54,28 +54,43 @@ func (c *caller) RoundTrip(req *http.Request) (*http.Response, error) {
 		attempts += p.config.Retry.Max
 	}
 	c.upstream.budget.Deposit()
-	var tried []*endpoint
+	x := &exchange{req: req, streamed: streamed, replay: replay, deadline: deadline}
+	var avoid []*endpoint
 	for n := 1; ; n++ {
-		if replay != nil {
-			req.Body = io.NopCloser(bytes.NewReader(replay))
+		var got tried
+		if attempts > 1 && c.route.HedgeAfter > 0 {
+			got = c.hedged(x, n, avoid)
+		} else {
+			got = c.try(x, n, c.pick(avoid))
 		}
-		resp, at, fail := c.try(req, streamed, n, tried, deadline)
-		if n < attempts && c.worthRepeating(resp, fail) {
-			if wait, ok := c.wait(resp, n, deadline); ok && c.upstream.budget.Withdraw() {
-				discard(resp)
+		if n < attempts && c.worthRepeating(got.resp, got.fail) {
+			if wait, ok := c.wait(got.resp, n, deadline); ok && c.upstream.budget.Withdraw() {
+				discard(got.resp)
 				if sleep(req.Context(), wait) != nil {
 					return nil, &failure{cause: causeClientGone, err: errGone}
 				}
 				c.metrics.retries.Inc()
-				tried = append(tried, at)
+				avoid = append(avoid, got.at)
 				continue
 			}
 		}
-		if fail != nil {
-			return nil, fail
+		if got.fail != nil {
+			return nil, got.fail
 		}
-		return resp, nil
+		return got.resp, nil
 	}
+}
+
+// exchange is a request on its way, attempt after attempt.
+type exchange struct {
+	req      *http.Request
+	streamed *requestBody // a body that can be sent once, or nil
+	replay   []byte       // a body that can be sent again, or nil
+	deadline time.Time
+}
+
+func (c *caller) pick(avoid []*endpoint) *endpoint {
+	return pick(c.upstream.current(), avoid, c.proxy.now())
 }
 
 // takeBody keeps a body that may have to be sent again, or that is small enough

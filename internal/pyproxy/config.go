@@ -24,6 +24,7 @@ type Config struct {
 	Health       HealthConfig    `yaml:"health" doc:"Health checks of every address of every upstream."`
 	Ejection     EjectionConfig  `yaml:"ejection" doc:"Taking an address that fails its calls out of use for a while."`
 	Transport    TransportConfig `yaml:"transport" doc:"Connections to the upstreams."`
+	Cache        CacheConfig     `yaml:"cache" doc:"Answers kept for the routes that declare a cache."`
 	Upstreams    []Upstream      `yaml:"upstreams" doc:"The services behind the proxy."`
 	Routes       []Route         `yaml:"routes" doc:"The requests that the proxy takes; every other one is answered with 404 or 405."`
 }
@@ -112,7 +113,14 @@ type Route struct {
 	Timeout      time.Duration `yaml:"timeout" doc:"Instead of timeouts.attempt; \"0s\" or absent takes that."`
 	TotalTimeout time.Duration `yaml:"total_timeout" doc:"Instead of timeouts.total; \"0s\" or absent takes that."`
 	BodyLimit    config.Bytes  `yaml:"body_limit" doc:"Largest request body (default 10MiB); a larger one is answered with 413."`
+	HedgeAfter   time.Duration `yaml:"hedge_after" doc:"For requests that may be sent twice: ask a second address too when the first has not answered after this long; \"0s\" never."`
+	Cache        *RouteCache   `yaml:"cache" doc:"Keep answers: of GET as RFC 9111 says, of POST by the request's body."`
+	Purges       []string      `yaml:"purges" doc:"Routes and tags whose kept answers are void once a request of this route has succeeded."`
+	Fallback     *Fallback     `yaml:"fallback" doc:"What to answer while the service cannot, instead of a problem."`
 }
+
+// managementPrefix begins the paths of the management API.
+const managementPrefix = "/v1/"
 
 const (
 	defaultClass     = "default"
@@ -130,6 +138,7 @@ func Defaults() Config {
 		Breaker:   BreakerConfig{FailureRate: 0.5, SlowRate: 1, MinimumCalls: 20, Window: 10 * time.Second, Reset: 60 * time.Second, Probes: 3, ProbeTimeout: 30 * time.Second},
 		Limit:     LimitConfig{Enabled: true, Initial: 100, Min: 20, Max: 1000, Tolerance: 2},
 		Health:    HealthConfig{Interval: 5 * time.Second, Timeout: 2 * time.Second, UnhealthyAfter: 2, HealthyAfter: 1},
+		Cache:     CacheConfig{Memory: 64 << 20, MaxEntry: 1 << 20, MaxKeyBody: 64 << 10, Redis: true, RedisTimeout: 50 * time.Millisecond, RedisRest: 5 * time.Second, Poll: time.Second},
 		Ejection:  EjectionConfig{Failures: 5, Base: 10 * time.Second, Max: 5 * time.Minute},
 		Transport: TransportConfig{Connect: 2 * time.Second, Idle: 4 * time.Second, MaxIdle: 256, HeaderLimit: 64 << 10, ResolveEvery: 30 * time.Second, ResolveTimeout: 5 * time.Second},
 	}
@@ -172,12 +181,24 @@ func (c Config) Check(r *config.Report) {
 		check(r, !upstreams[u.Name], fmt.Sprintf("upstreams[%d].name", i), u.Name, "a name that no other upstream has")
 		upstreams[u.Name] = true
 	}
-	names := map[string]bool{}
+	names, purgeable := map[string]bool{}, map[string]bool{}
+	for _, rt := range c.Routes {
+		if rt.Cache == nil {
+			continue
+		}
+		purgeable[rt.Name] = true
+		for _, tag := range rt.Cache.Tags {
+			purgeable[tag] = true
+		}
+	}
 	for i, rt := range c.Routes {
 		at := fmt.Sprintf("routes[%d].", i)
 		check(r, upstreams[rt.Upstream], at+"upstream", rt.Upstream, "the name of an upstream in upstreams")
 		check(r, !names[rt.Name], at+"name", rt.Name, "a name that no other route has")
 		names[rt.Name] = true
+		for j, name := range rt.Purges {
+			check(r, purgeable[name], fmt.Sprintf("%spurges[%d]", at, j), name, "a route with a cache, or a tag of one")
+		}
 		for _, earlier := range c.Routes[:i] {
 			check(r, earlier.Method != rt.Method || !overlap(earlier.Path, rt.Path), at+"path", rt.Path,
 				"a method and path that "+earlier.Name+" does not take already")
@@ -271,10 +292,15 @@ func (rt Route) Validate(r *config.Report) {
 	default:
 		r.Fault("method", rt.Method, "GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS")
 	}
-	check(r, validTemplate(rt.Path), "path", rt.Path, "a path of plain or {name} segments, beginning with /")
+	check(r, validTemplate(rt.Path) && !strings.HasPrefix(rt.Path, managementPrefix), "path", rt.Path, "outside /v1/ (the management API), a path of plain or {name} segments, beginning with /")
 	check(r, rt.UpstreamPath == "" || validTemplate(rt.UpstreamPath) && len(unknownParameters(rt)) == 0, "upstream_path", rt.UpstreamPath,
 		"a path whose {name} segments all stand in path")
 	check(r, rt.Timeout >= 0, "timeout", rt.Timeout, "0s or more")
+	check(r, rt.HedgeAfter >= 0, "hedge_after", rt.HedgeAfter, "0s or more")
+	if rt.Cache != nil {
+		check(r, rt.Method == http.MethodGet || rt.Method == http.MethodPost && rt.Idempotent && rt.Cache.TTL > 0, "cache", rt.Method,
+			"on GET; or on POST with idempotent: true and a ttl")
+	}
 	check(r, rt.TotalTimeout >= 0 && (rt.TotalTimeout == 0 || rt.TotalTimeout >= rt.Timeout), "total_timeout", rt.TotalTimeout, "at least the route's timeout")
 }
 

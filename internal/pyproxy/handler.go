@@ -1,7 +1,6 @@
 package pyproxy
 
 import (
-	"errors"
 	"net/http"
 	"net/http/httputil"
 	"strings"
@@ -91,12 +90,7 @@ func (p *Proxy) rewrite(rt *route) func(*httputil.ProxyRequest) {
 // answerFailure tells the client why there is no answer from the service.
 func (p *Proxy) answerFailure(rt *route) func(http.ResponseWriter, *http.Request, error) {
 	return func(w http.ResponseWriter, r *http.Request, err error) {
-		var f *failure
-		if !errors.As(err, &f) {
-			// ReverseProxy's own: an upgrade that the service answered with another
-			// protocol, or that cannot be carried.
-			f = &failure{cause: causeBroken, err: err}
-		}
+		f := whyNot(r, err)
 		if f.retryAfter > 0 {
 			w.Header().Set("Retry-After", problem.RetryAfter(f.retryAfter))
 		}

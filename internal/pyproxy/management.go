@@ -13,6 +13,7 @@ import (
 //	GET  /v1/upstreams/{name}       one
 //	POST /v1/upstreams/{name}/trip  opens its circuits for the reset time
 //	POST /v1/upstreams/{name}/reset closes them
+//	POST /v1/cache/{name}/purge     voids a route's or tag's kept answers
 //
 // The state is of this process alone. It asks for no credential: the caller
 // puts read and write behind what it requires for each.
@@ -26,7 +27,24 @@ func (p *Proxy) Management(read, write func(http.Handler) http.Handler) http.Han
 	mux.Handle("GET /v1/upstreams/{name}", read(http.HandlerFunc(p.showUpstream)))
 	mux.Handle("POST /v1/upstreams/{name}/trip", write(p.switchUpstream(p.Trip)))
 	mux.Handle("POST /v1/upstreams/{name}/reset", write(p.switchUpstream(p.Reset)))
+	mux.Handle("POST /v1/cache/{name}/purge", write(http.HandlerFunc(p.purge)))
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		writeProblem(w, r, http.StatusNotFound, "route_not_found", "the management API has no such path")
+	})
 	return mux
+}
+
+func (p *Proxy) purge(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("name")
+	if !p.cache.Knows(name) {
+		writeProblem(w, r, http.StatusNotFound, "cache_not_found", "no cached route or tag has this name")
+		return
+	}
+	if err := p.cache.Purge(r.Context(), name); err != nil {
+		writeProblem(w, r, http.StatusServiceUnavailable, "dependency_unavailable", "purged here, but the other replicas may not know; try again")
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
 }
 
 func (p *Proxy) showUpstream(w http.ResponseWriter, r *http.Request) {

@@ -17,6 +17,7 @@ type metrics struct {
 	attempts    *prometheus.CounterVec
 	attemptTime *prometheus.HistogramVec
 	retries     *prometheus.CounterVec
+	hedges      *prometheus.CounterVec
 	transitions *prometheus.CounterVec
 	health      *prometheus.CounterVec
 	ejections   *prometheus.CounterVec
@@ -39,6 +40,7 @@ func newMetrics() *metrics {
 		attempts:    counter("attempts_total", "Attempts at an upstream, by how they ended; circuit_open and overload were not sent.", "upstream", "route", "outcome"),
 		attemptTime: histogram("attempt_duration_seconds", "From the start of an attempt to its answer's headers, or to its failure.", "upstream", "route"),
 		retries:     counter("retries_total", "Attempts beyond the first.", "upstream", "route"),
+		hedges:      counter("hedges_total", "Second attempts made because the first was slow.", "upstream", "route"),
 		transitions: counter("breaker_transitions_total", "Changes of a circuit breaker's state.", "upstream", "class", "to", "cause"),
 		health:      counter("health_checks_total", "Health checks of addresses.", "upstream", "result"),
 		ejections:   counter("ejections_total", "Addresses taken out of use for failing calls.", "upstream"),
@@ -49,7 +51,7 @@ func newMetrics() *metrics {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.duration, m.attempts, m.attemptTime, m.retries, m.transitions, m.health, m.ejections, m.unrouted, m.refused, m.inFlight}
+	return []prometheus.Collector{m.requests, m.duration, m.attempts, m.attemptTime, m.retries, m.hedges, m.transitions, m.health, m.ejections, m.unrouted, m.refused, m.inFlight}
 }
 
 // upstreamMetrics and routeMetrics are children of the vectors.
@@ -71,6 +73,7 @@ type routeMetrics struct {
 	attempts    [causes]prometheus.Counter
 	attemptTime prometheus.Observer
 	retries     prometheus.Counter
+	hedges      prometheus.Counter
 }
 
 func (m *metrics) route(upstream, route string) *routeMetrics {
@@ -78,6 +81,7 @@ func (m *metrics) route(upstream, route string) *routeMetrics {
 		duration:    m.duration.WithLabelValues(upstream, route),
 		attemptTime: m.attemptTime.WithLabelValues(upstream, route),
 		retries:     m.retries.WithLabelValues(upstream, route),
+		hedges:      m.hedges.WithLabelValues(upstream, route),
 	}
 	for i := range r.status {
 		label := strconv.Itoa(i) + "xx"

@@ -16,6 +16,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"go.opentelemetry.io/otel/trace/noop"
 
+	"github.com/tollgate-proxy/tollgate/internal/httpcache"
 	"github.com/tollgate-proxy/tollgate/internal/resilience"
 )
 
@@ -26,6 +27,9 @@ type Options struct {
 	Tracer     trace.TracerProvider
 	Propagator propagation.TextMapPropagator
 	Now        func() time.Time
+	// Cache holds the answers of routes that ask for it; nil makes one without a
+	// shared store.
+	Cache *httpcache.Cache
 	// OnOpen is called when a circuit opens, with the upstream's name.
 	OnOpen func(upstream string)
 }
@@ -46,6 +50,7 @@ type Proxy struct {
 	health     *http.Client
 	look       resolver
 	onOpen     func(upstream string)
+	cache      *httpcache.Cache
 }
 
 // New builds a proxy from a validated configuration. It does not connect.
@@ -69,6 +74,9 @@ func New(c Config, o Options) *Proxy {
 	if o.Tracer == nil {
 		o.Tracer = noop.NewTracerProvider()
 	}
+	if p.cache = o.Cache; p.cache == nil {
+		p.cache = NewCache(c.Cache, nil, Options{Now: p.now, Log: p.log})
+	}
 	p.tracer = o.Tracer.Tracer("github.com/tollgate-proxy/tollgate/internal/pyproxy")
 	p.transport = newTransport(c.Transport)
 	p.health = &http.Client{Transport: healthTransport(c.Transport), CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
@@ -84,6 +92,16 @@ func New(c Config, o Options) *Proxy {
 		o.Metrics.MustRegister(append(p.metrics.collectors(), &live{p.upstreams, p.now})...)
 	}
 	return p
+}
+
+// NewCache builds the cache that a Proxy is given; store may be nil. It uses the
+// options' Log, Metrics and Now.
+func NewCache(c CacheConfig, store httpcache.Store, o Options) *httpcache.Cache {
+	return httpcache.New(httpcache.Options{
+		Bytes: int64(c.Memory), MaxEntry: int64(c.MaxEntry), MaxKeyBody: int64(c.MaxKeyBody),
+		Store: store, StoreTimeout: c.RedisTimeout, StoreRest: c.RedisRest, PollInterval: c.Poll,
+		Now: o.Now, Log: o.Log, Metrics: o.Metrics,
+	})
 }
 
 func (p *Proxy) newUpstream(c Upstream) *upstream {
@@ -124,7 +142,7 @@ func (p *Proxy) newRoute(c Route) *route {
 	}
 	rt.served = &served{metrics: caller.metrics, reverse: &httputil.ReverseProxy{
 		Rewrite:      p.rewrite(rt),
-		Transport:    caller,
+		Transport:    p.layers(c, caller),
 		BufferPool:   &buffers{},
 		ErrorHandler: p.answerFailure(rt),
 		ErrorLog:     log.New(io.Discard, "", 0), // every error has reached a metric and, where sampled, a span
@@ -163,7 +181,7 @@ func (p *Proxy) circuit(u *upstream, class string) *circuit {
 	return c
 }
 
-// Run looks names up and checks health until ctx ends, and then closes unused
+// Run looks names up, checks health and learns of other replicas' purges until ctx ends, and then closes unused
 // connections.
 func (p *Proxy) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
@@ -171,6 +189,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 		wg.Go(func() { u.watchNames(ctx, p.config.Transport, p.look) })
 		wg.Go(func() { u.watchHealth(ctx, p.config.Health, p.health) })
 	}
+	wg.Go(func() { _ = p.cache.Run(ctx) }) // it ends with ctx, and otherwise never
 	wg.Wait()
 	p.transport.CloseIdleConnections()
 	return nil
