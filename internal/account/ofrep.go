@@ -103,8 +103,9 @@ func ofrepDetails(code flag.ErrorCode) string {
 		return "the flag is rolled out by targetingKey, which the context lacks"
 	case flag.ErrorParse:
 		return "the targeting rule gave no variant of the flag"
+	default:
+		return ""
 	}
-	return ""
 }
 
 // ofrepError is a request that the protocol refuses.

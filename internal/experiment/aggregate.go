@@ -35,7 +35,7 @@ func (u *User) Merge(o User) {
 // Value is the user's value under a kind of metric. A user without an
 // observation has none under Mean; under Sum and Rate it is 0, since being
 // exposed and doing nothing is an outcome.
-func (u User) Value(k Kind) (float64, bool) {
+func (u *User) Value(k Kind) (float64, bool) {
 	switch k {
 	case Mean:
 		if u.Count == 0 {
@@ -47,8 +47,9 @@ func (u User) Value(k Kind) (float64, bool) {
 			return 1, true
 		}
 		return 0, true
+	default:
+		return u.Sum, true
 	}
-	return u.Sum, true
 }
 
 // Moments are count, mean and variance of values over users, kept so that
@@ -100,7 +101,7 @@ func (m *Moments) Merge(o Moments) {
 }
 
 // Variance is the unbiased sample variance; 0 below two values.
-func (m Moments) Variance() float64 {
+func (m *Moments) Variance() float64 {
 	if m.N < 2 {
 		return 0
 	}
@@ -108,7 +109,7 @@ func (m Moments) Variance() float64 {
 }
 
 // variance of the mean.
-func (m Moments) meanVariance() float64 {
+func (m *Moments) meanVariance() float64 {
 	if m.N == 0 {
 		return 0
 	}

@@ -2,6 +2,7 @@ package flag
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -149,8 +150,8 @@ func TestFaults(t *testing.T) {
 			first, _, _ := strings.Cut(string(data), "\n")
 			want := strings.TrimPrefix(first, "# ")
 			_, err = LoadFile(file)
-			faults, ok := err.(config.Faults)
-			if !ok || len(faults) != 1 {
+			var faults config.Faults
+			if !errors.As(err, &faults) || len(faults) != 1 {
 				t.Fatalf("got %v, want one fault", err)
 			}
 			got := faults[0]
@@ -166,8 +167,8 @@ func TestFaults(t *testing.T) {
 
 func TestAllFaultsAtOnce(t *testing.T) {
 	_, err := Parse("flags.yaml", []byte("flags:\n  A:\n    state: maybe\n  b:\n    variants: {x: 1, y: two}\n    defaultVariant: z\n    colour: red\n"))
-	faults, ok := err.(config.Faults)
-	if !ok || len(faults) != 4 {
+	var faults config.Faults
+	if !errors.As(err, &faults) || len(faults) != 4 {
 		t.Fatalf("got %v", err)
 	}
 	want := []config.Fault{

@@ -137,6 +137,7 @@ func kindOf(n *yaml.Node) string {
 		return "object"
 	case yaml.SequenceNode:
 		return "list"
+	default:
 	}
 	switch n.ShortTag() {
 	case "!!bool":
@@ -214,8 +215,9 @@ func appendJSON(dst []byte, n *yaml.Node) []byte {
 			dst = appendJSON(dst, child)
 		}
 		return append(dst, ']')
+	default:
+		return appendScalar(dst, goValue(n))
 	}
-	return appendScalar(dst, goValue(n))
 }
 
 func appendScalar(dst []byte, v any) []byte {

@@ -135,11 +135,11 @@ func (r *rule) eval(e *env) value {
 		return numberValue(r.arithmetic(e))
 	case opCat, opSubstr:
 		return stringValue(r.text(e))
-	}
-	if r.op < opIf {
+	case opList, opMerge, opMissing, opMissingSome:
+		return value{kind: kindList, ref: r.list(e)}
+	default:
 		return r.data(e)
 	}
-	return value{kind: kindList, ref: r.list(e)}
 }
 
 // holds is eval's truth, without making values of the truths in between.
@@ -182,19 +182,16 @@ func (r *rule) holds(e *env) bool {
 		return r.versions.holds(r, e)
 	case opAll, opSome, opNone:
 		return r.quantify(e)
-	}
-	if r.op >= opEqual && r.op <= opGreaterEqual {
+	case opEqual, opNotEqual, opSame, opNotSame, opLess, opLessEqual, opGreater, opGreaterEqual:
 		return r.compare(e)
+	default:
+		return r.eval(e).truthy()
 	}
-	v := r.eval(e)
-	return v.truthy()
 }
 
 // data reads what the rule is evaluated over.
 func (r *rule) data(e *env) value {
 	switch r.op {
-	case opList:
-		return value{kind: kindList, ref: r.list(e)}
 	case opFlagKey:
 		return r.constant
 	case opTimestamp:
@@ -210,8 +207,9 @@ func (r *rule) data(e *env) value {
 			return v
 		}
 		return r.args[1].eval(e)
+	default:
+		return value{}
 	}
-	return value{}
 }
 
 func follow(v value, path []string) value {
@@ -263,7 +261,7 @@ func (r *rule) arithmetic(e *env) float64 {
 			n = math.Mod(n, m)
 		case opMin:
 			n = math.Min(n, m)
-		case opMax:
+		default: // opMax
 			n = math.Max(n, m)
 		}
 	}
@@ -300,7 +298,7 @@ func (r *rule) list(e *env) *[]value {
 				list = append(list, v.at(j))
 			}
 		}
-	case opMissing, opMissingSome:
+	default: // opMissing, opMissingSome
 		for i := range r.args {
 			if r.args[i].eval(e).kind == kindNull {
 				list = append(list, r.names[i])
@@ -366,6 +364,7 @@ func (r *rule) quantify(e *env) bool {
 		return n > 0 && hits == n
 	case opSome:
 		return hits > 0
+	default: // opNone
+		return hits == 0
 	}
-	return hits == 0
 }

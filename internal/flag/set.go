@@ -327,8 +327,9 @@ func (c *claim) matches(v value) bool {
 		var buf [32]byte
 		text := v.appendText(buf[:0])
 		return slices.ContainsFunc(c.values, func(s string) bool { return s == string(text) })
+	default:
+		return false
 	}
-	return false
 }
 
 // claimValue reads a claim by its whole name, else by its path.

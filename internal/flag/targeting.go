@@ -169,6 +169,7 @@ func (c *ruleCompiler) rule(n *yaml.Node, key string, at place) rule {
 		}
 		r := rule{op: opList, args: c.rules(n.Content, key, place{item: at.item})}
 		return constantList(r)
+	default:
 	}
 	v := valueOf(goValue(n))
 	if at.result {
@@ -265,6 +266,7 @@ func (c *ruleCompiler) operation(n *yaml.Node, key string, at place) rule {
 		return c.fractional(n, args, key, at)
 	case opRollout:
 		return c.rollout(n, args, key, at)
+	default:
 	}
 	r := rule{op: o, args: c.rules(args, key, inner)}
 	if o == opIn && r.args[1].op == opConst {

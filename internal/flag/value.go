@@ -111,6 +111,7 @@ func (v value) member(name string) value {
 		if i, err := strconv.Atoi(name); err == nil && i >= 0 && i < v.len() {
 			return v.at(i)
 		}
+	default:
 	}
 	return value{}
 }
@@ -126,8 +127,9 @@ func (v value) truthy() bool {
 		return v.len() > 0
 	case kindObject:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // number is JavaScript's Number(v); NaN where v is not numeric.
@@ -149,6 +151,7 @@ func (v value) number() float64 {
 		if f, err := strconv.ParseFloat(text, 64); err == nil {
 			return f
 		}
+	default:
 	}
 	return math.NaN()
 }
@@ -165,8 +168,9 @@ func strictEqual(a, b value) bool {
 		return a.num == b.num
 	case kindString:
 		return a.str == b.str
+	default:
+		return false
 	}
-	return false
 }
 
 // looseEqual is ==: strings and booleans compare with numbers as numbers.
@@ -216,6 +220,7 @@ func contains(needle, hay value) bool {
 				return true
 			}
 		}
+	default:
 	}
 	return false
 }
@@ -239,6 +244,7 @@ func (v value) appendText(dst []byte) []byte {
 			}
 			dst = v.at(i).appendText(dst)
 		}
+	default:
 	}
 	return dst
 }
