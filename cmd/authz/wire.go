@@ -5,6 +5,10 @@ import (
 	"fmt"
 	"time"
 
+	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
+	"google.golang.org/grpc"
+
+	"github.com/tollgate-proxy/tollgate/internal/accesslog"
 	"github.com/tollgate-proxy/tollgate/internal/app"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/config"
@@ -75,7 +79,11 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	})
 
 	server := extauthz.New(extauthz.Options{Decider: g, Headers: c.Headers, TokenHeader: c.Tokens.Sources.Header, PayloadKey: c.JWTAuthn.PayloadKey})
-	err = rt.ServeGRPC("grpc", c.GRPC.Listen, server.Register, extauthz.ServerOptions()...)
+	outcomes := accesslog.New(rt.Metrics)
+	err = rt.ServeGRPC("grpc", c.GRPC.Listen, func(g *grpc.Server) {
+		server.Register(g)
+		alsv3.RegisterAccessLogServiceServer(g, outcomes)
+	}, extauthz.ServerOptions()...)
 	if err != nil {
 		return err
 	}

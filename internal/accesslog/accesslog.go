@@ -1,0 +1,124 @@
+// Package accesslog receives Envoy's gRPC access log
+// (https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/accesslog/v3/als.proto)
+// and hands on what became of each request: who asked, which flags the request
+// carried, its status, its duration and its size.
+//
+// Envoy writes an entry after the request, in batches, and drops entries where
+// the sink is away: outcomes are good for statistics and for noting that a
+// session was used, and no audit. Nothing here is on a request's way. Who asked
+// is read from the metadata that authz gave, never from a client's header.
+package accesslog
+
+import (
+	"errors"
+	"io"
+	"time"
+
+	datav3 "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
+	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+// metadataNamespace is where authz's answer is found in an entry.
+const metadataNamespace = "envoy.filters.http.ext_authz"
+
+// Outcome is what became of one request.
+type Outcome struct {
+	// User is empty for an anonymous request, Session where there is none.
+	User, Session, Tier, Endpoint string
+	// Flags are the packed feature flags that the request carried.
+	Flags string
+	// DecisionID and RequestID name the request in logs and traces.
+	DecisionID, RequestID string
+	// Status is the HTTP status; 0 where the client left before there was one.
+	Status int
+	// Code is authz's code of a refusal, else empty.
+	Code string
+	// Details say where the answer came from, as Envoy puts it, such as
+	// via_upstream or ext_authz_denied.
+	Details string
+	// Start is when the request came, Duration how long it took until the last
+	// byte was sent.
+	Start    time.Time
+	Duration time.Duration
+	// RequestBytes and ResponseBytes are the sizes of the bodies.
+	RequestBytes, ResponseBytes uint64
+}
+
+// Sink takes outcomes. Take must not block: a sink that cannot keep up drops,
+// and counts what it drops.
+type Sink interface {
+	Take(o *Outcome)
+}
+
+// Server implements the access log service. It is safe for concurrent use.
+type Server struct {
+	alsv3.UnimplementedAccessLogServiceServer
+	sinks   []Sink
+	metrics *metrics
+}
+
+// New makes a server that hands every outcome to every sink.
+func New(m prometheus.Registerer, sinks ...Sink) *Server {
+	return &Server{sinks: sinks, metrics: newMetrics(m)}
+}
+
+// StreamAccessLogs receives entries until Envoy ends the stream.
+func (s *Server) StreamAccessLogs(stream alsv3.AccessLogService_StreamAccessLogsServer) error {
+	s.metrics.streams.Inc()
+	defer s.metrics.streams.Dec()
+	for {
+		m, err := stream.Recv()
+		switch {
+		case errors.Is(err, io.EOF):
+			return stream.SendAndClose(&alsv3.StreamAccessLogsResponse{})
+		case err != nil:
+			return err
+		}
+		if n := len(m.GetTcpLogs().GetLogEntry()); n > 0 {
+			s.metrics.ignored.Add(float64(n))
+		}
+		for _, e := range m.GetHttpLogs().GetLogEntry() {
+			s.take(e)
+		}
+	}
+}
+
+func (s *Server) take(e *datav3.HTTPAccessLogEntry) {
+	if e.GetCommonProperties().GetIntermediateLogEntry() {
+		s.metrics.ignored.Inc() // the request goes on, and its last entry says it all
+		return
+	}
+	o := outcome(e)
+	s.metrics.observe(&o)
+	for _, sink := range s.sinks {
+		sink.Take(&o)
+	}
+}
+
+// outcome reads an entry. What is missing stays empty.
+func outcome(e *datav3.HTTPAccessLogEntry) Outcome {
+	common, request, response := e.GetCommonProperties(), e.GetRequest(), e.GetResponse()
+	m := common.GetMetadata().GetFilterMetadata()[metadataNamespace].GetFields()
+	text := func(key string) string {
+		v, _ := m[key].GetKind().(*structpb.Value_StringValue)
+		if v == nil {
+			return ""
+		}
+		return v.StringValue
+	}
+	duration := common.GetDuration()
+	if duration == nil {
+		duration = common.GetTimeToLastDownstreamTxByte()
+	}
+	return Outcome{
+		User: text("user"), Session: text("session"), Tier: text("tier"), Endpoint: text("endpoint"),
+		Flags: text("flags"), DecisionID: text("decision_id"), Code: text("code"),
+		RequestID: request.GetRequestId(),
+		Status:    int(response.GetResponseCode().GetValue()),
+		Details:   response.GetResponseCodeDetails(),
+		Start:     common.GetStartTime().AsTime(), Duration: max(0, duration.AsDuration()),
+		RequestBytes: request.GetRequestBodyBytes(), ResponseBytes: response.GetResponseBodyBytes(),
+	}
+}
