@@ -164,20 +164,15 @@ func (r *rule) holds(e *env) bool {
 	case opBool:
 		return r.args[0].holds(e)
 	case opIn:
-		needle := r.args[0].eval(e)
-		if r.words != nil && needle.kind == kindString {
-			return slices.Contains(r.words, needle.str)
-		}
-		return contains(needle, r.args[1].eval(e))
-	case opStartsWith, opEndsWith:
-		a, b := r.args[0].eval(e), r.args[1].eval(e)
-		if a.kind != kindString || b.kind != kindString {
-			return false
-		}
-		if r.op == opStartsWith {
-			return strings.HasPrefix(a.str, b.str)
-		}
-		return strings.HasSuffix(a.str, b.str)
+		return r.in(e)
+	case opStartsWith:
+		a, isText := r.args[0].str(e)
+		b, also := r.args[1].str(e)
+		return isText && also && strings.HasPrefix(a, b)
+	case opEndsWith:
+		a, isText := r.args[0].str(e)
+		b, also := r.args[1].str(e)
+		return isText && also && strings.HasSuffix(a, b)
 	case opSemver:
 		return r.versions.holds(r, e)
 	case opAll, opSome, opNone:
@@ -219,7 +214,46 @@ func follow(v value, path []string) value {
 	return v
 }
 
+// str is eval where a string is wanted, without making a value of it.
+func (r *rule) str(e *env) (string, bool) {
+	switch r.op {
+	case opConst:
+		return r.constant.str, r.constant.kind == kindString
+	case opFlagKey:
+		return r.constant.str, true
+	case opTier:
+		return e.subject.Tier, e.subject.Tier != ""
+	case opTargetingKey:
+		return e.subject.Key, e.subject.Key != ""
+	case opClaim:
+		if text, ok := e.subject.Claims[r.whole].(string); ok || len(r.path) == 1 {
+			return text, ok
+		}
+	default:
+	}
+	v := r.eval(e)
+	return v.str, v.kind == kindString
+}
+
+func (r *rule) in(e *env) bool {
+	if r.words != nil {
+		text, ok := r.args[0].str(e)
+		return ok && slices.Contains(r.words, text)
+	}
+	if hay := &r.args[1]; hay.op == opRoles && len(hay.path) == 0 {
+		text, ok := r.args[0].str(e)
+		return ok && slices.Contains(e.subject.Roles, text)
+	}
+	return contains(r.args[0].eval(e), r.args[1].eval(e))
+}
+
 func (r *rule) compare(e *env) bool {
+	if r.op <= opNotSame && r.args[1].op == opConst && r.args[1].constant.kind == kindString {
+		// Two strings are equal or not, loosely and strictly alike.
+		if text, ok := r.args[0].str(e); ok {
+			return (text == r.args[1].constant.str) == (r.op == opEqual || r.op == opSame)
+		}
+	}
 	a, b := r.args[0].eval(e), r.args[1].eval(e)
 	switch r.op {
 	case opEqual:
@@ -314,7 +348,13 @@ func (r *rule) list(e *env) *[]value {
 
 func (r *rule) cat(t *text, e *env) {
 	for i := range r.args {
-		t.addValue(r.args[i].eval(e))
+		arg := &r.args[i]
+		switch text, ok := arg.str(e); {
+		case ok:
+			t.add(text)
+		case arg.op != opTier && arg.op != opTargetingKey: // these are strings or null
+			t.addValue(arg.eval(e))
+		}
 	}
 }
 

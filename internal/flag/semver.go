@@ -196,5 +196,6 @@ func (v *versions) version(i int, r *rule, e *env) (semver, bool) {
 	if v.constant[i] != nil {
 		return *v.constant[i], true
 	}
-	return parseSemver(r.args[i].eval(e).str)
+	text, _ := r.args[i].str(e)
+	return parseSemver(text)
 }
