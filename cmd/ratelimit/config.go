@@ -59,6 +59,7 @@ type StoreConfig struct {
 	OnFailure     string        `yaml:"on_failure" doc:"While Redis is gone: local (decide in this process with this replica's share of each limit), allow, or deny."`
 	Replicas      int           `yaml:"replicas" doc:"How many ratelimit processes share Redis; each grants its share while Redis is gone."`
 	DenyCache     int           `yaml:"deny_cache" doc:"Most denials remembered, so that a flood of one user costs Redis nothing; 0 remembers none."`
+	LeaseLife     time.Duration `yaml:"lease_life" doc:"How long tokens of large buckets that were taken in advance may lie unused before they go back; 0s takes none."`
 	LocalBuckets  int           `yaml:"local_buckets" doc:"Most buckets kept in this process while Redis is gone."`
 	Failures      int           `yaml:"failures" doc:"Failed calls in a row after which Redis is not asked any more until it answers a probe."`
 	ProbeInterval time.Duration `yaml:"probe_interval" doc:"How often a Redis that is gone is probed."`
@@ -80,6 +81,9 @@ func (c StoreConfig) Validate(r *config.Report) {
 	if c.DenyCache < 0 || c.DenyCache > 100_000_000 {
 		r.Fault("deny_cache", c.DenyCache, "0 to 100000000")
 	}
+	if c.LeaseLife != 0 && (c.LeaseLife < 10*time.Millisecond || c.LeaseLife > time.Minute) {
+		r.Fault("lease_life", c.LeaseLife, "0s, or 10ms to 1m")
+	}
 	if c.LocalBuckets < 1000 || c.LocalBuckets > 100_000_000 {
 		r.Fault("local_buckets", c.LocalBuckets, "1000 to 100000000")
 	}
@@ -99,7 +103,7 @@ func defaults() Config {
 		Limits: LimitsConfig{Headers: true},
 		Store: StoreConfig{
 			Timeout: 20 * time.Millisecond, OnFailure: string(ratelimit.FailLocal), Replicas: 1,
-			DenyCache: 100_000, LocalBuckets: 100_000, Failures: 3, ProbeInterval: 250 * time.Millisecond,
+			DenyCache: 100_000, LeaseLife: time.Second, LocalBuckets: 100_000, Failures: 3, ProbeInterval: 250 * time.Millisecond,
 		},
 	}
 }

@@ -35,6 +35,7 @@ func TestFaults(t *testing.T) {
 		"an unknown mode":    {"limits: {files: [l]}\nstore: {on_failure: pray}", "local, allow or deny"},
 		"no replica":         {"limits: {files: [l]}\nstore: {replicas: 0}", "store.replicas"},
 		"less than nothing":  {"limits: {files: [l]}\nstore: {deny_cache: -1}", "store.deny_cache"},
+		"a short lease":      {"limits: {files: [l]}\nstore: {lease_life: 1us}", "store.lease_life"},
 		"few buckets":        {"limits: {files: [l]}\nstore: {local_buckets: 1}", "store.local_buckets"},
 		"no failure":         {"limits: {files: [l]}\nstore: {failures: 0}", "store.failures"},
 		"a probe all along":  {"limits: {files: [l]}\nstore: {probe_interval: 1us}", "store.probe_interval"},

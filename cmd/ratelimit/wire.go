@@ -33,7 +33,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	limiter, err := ratelimit.NewLimiter(ratelimit.Options{
 		Rules: rules, Store: store, Probe: store.Load,
 		Timeout: c.Store.Timeout, OnFailure: ratelimit.FailureMode(c.Store.OnFailure),
-		Denials: c.Store.DenyCache, LocalBuckets: c.Store.LocalBuckets, Replicas: c.Store.Replicas,
+		Denials: c.Store.DenyCache, LeaseLife: c.Store.LeaseLife, LocalBuckets: c.Store.LocalBuckets, Replicas: c.Store.Replicas,
 		Failures: c.Store.Failures, ProbeEvery: c.Store.ProbeInterval,
 		Now: time.Now, Log: rt.Log, Metrics: rt.Metrics,
 	})

@@ -8,6 +8,9 @@ type Charge struct {
 	// Shared says that many demands meet the bucket. It changes nothing but
 	// how a store sends it.
 	Shared bool
+	// Interval is what one token is worth where the bucket may be leased, else
+	// 0. It changes nothing of the decision.
+	Interval int64
 	// Period is 0 for a token bucket and the length of the window for a fixed
 	// window.
 	Period int64

@@ -99,6 +99,9 @@ type Limit struct {
 	Multiple  uint32 // the window is this many units
 	Burst     uint32 // the size of the bucket in tokens
 	Algorithm Algorithm
+	// Exact forbids, and Leased allows, tokens to be taken in advance. Where
+	// neither is set the size of the bucket decides.
+	Exact, Leased bool
 
 	interval int64 // microseconds that one token is worth
 	capacity int64 // microseconds of a whole bucket
@@ -157,6 +160,18 @@ func NewLimit(name string, tokens uint32, unit Unit, multiple, burst uint32, alg
 
 // Window is the time in which Tokens tokens are refilled.
 func (l *Limit) Window() time.Duration { return l.Unit.Window() * time.Duration(l.Multiple) }
+
+// leaseBurst is the size of a bucket, in tokens, from which it may be leased
+// where the configuration does not say.
+const leaseBurst = 2000
+
+// leased returns what a token is worth where the bucket may be leased, else 0.
+func (l *Limit) leased() int64 {
+	if l.period != 0 || l.Exact || l.Burst < leaseBurst && !l.Leased {
+		return 0
+	}
+	return l.interval
+}
 
 // worth returns what hits tokens are worth in this limit: microseconds, or
 // more than the bucket holds where they can never be had.

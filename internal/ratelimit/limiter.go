@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,6 +42,9 @@ type Options struct {
 	LocalBuckets int
 	// Denials bounds the denials remembered; 0 remembers none.
 	Denials int
+	// LeaseLife is how long tokens taken in advance may lie unused; 0 takes
+	// none.
+	LeaseLife time.Duration
 	// Replicas is the number of limiters that share the store; 1 where it is
 	// not set. Each grants its share while the store is gone.
 	Replicas int
@@ -72,6 +76,7 @@ type Limiter struct {
 	guard    *guard
 	batcher  *batcher
 	denials  *denials // nil: nothing is remembered
+	leases   *leases  // nil: nothing is taken in advance
 	began    time.Time
 	metrics  *metrics
 	unknown  *Rule
@@ -115,6 +120,9 @@ func NewLimiter(o Options) (*Limiter, error) {
 	if l.began = o.Now(); o.Denials > 0 {
 		l.denials = newDenials(o.Denials)
 	}
+	if o.LeaseLife > 0 {
+		l.leases = newLeases(o.LeaseLife, maxLeases)
+	}
 	l.batcher = newBatcher(o.Store, o.Timeout, o.Now, l.observe)
 	l.SetRules(o.Rules)
 	return l, nil
@@ -136,12 +144,49 @@ func (l *Limiter) RulesRefused() { l.metrics.reloads.WithLabelValues("refused").
 // Run watches over the store until ctx ends: while it is gone it is tried in
 // the background, and when it is back it learns what was granted without it.
 func (l *Limiter) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { l.returnLeases(ctx) })
 	l.guard.run(ctx, l.every, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, l.every)
 		defer cancel()
 		return l.probe(ctx)
 	}, l.settle)
 	return nil
+}
+
+// maxLeases bounds the buckets of which tokens are held.
+const maxLeases = 100_000
+
+// returnLeases gives back what was not used, until ctx ends; then all of it.
+func (l *Limiter) returnLeases(ctx context.Context) {
+	if l.leases == nil {
+		return
+	}
+	tick := time.NewTicker(l.leases.life / 2)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+			l.giveBack(ctx, l.leases.sweep(l.now().Sub(l.began), false))
+		}
+	}
+	l.giveBack(context.WithoutCancel(ctx), l.leases.sweep(0, true))
+}
+
+// giveBack refunds tokens. Where that fails they are lost, which grants less,
+// never more.
+func (l *Limiter) giveBack(ctx context.Context, refunds []*Demand) {
+	for len(refunds) > 0 && l.guard.allows() {
+		n := min(len(refunds), MaxBatch)
+		call, cancel := context.WithTimeout(ctx, l.every)
+		if err := l.store.Take(call, refunds[:n]); err != nil {
+			l.guard.failed(err)
+		}
+		cancel()
+		refunds = refunds[n:]
+	}
 }
 
 // settle charges the store with what the local buckets granted.
@@ -196,15 +241,52 @@ func (l *Limiter) Decide(ctx context.Context, req *Request, dec *Decision) error
 	case l.remembered(p, start):
 		dec.Path = PathDenied
 		p.answer(dec)
-	case l.exact(ctx, p):
-		dec.Path = PathExact
-		l.learn(p, start)
+	case l.ask(ctx, p, start, dec):
 		p.answer(dec)
 	default:
 		l.without(p, dec)
 	}
 	l.count(p, dec)
 	return nil
+}
+
+// ask decides with leases and the shared store, and says whether that worked.
+func (l *Limiter) ask(ctx context.Context, p *plan, start time.Duration, dec *Decision) bool {
+	dec.Path = PathExact
+	if l.leases == nil || len(p.active) > 1 {
+		if !l.exact(ctx, p) {
+			return false
+		}
+		l.learn(p, start)
+		return true
+	}
+	d := p.active[0]
+	served := false
+	if p.claims, served = l.leases.reserve(d, p.claims, start); served {
+		dec.Path = PathLeased
+		l.leases.served(d, p.claims, start)
+		return true
+	}
+	// What leases served at the end of the demand need not be sent.
+	whole := len(d.Charges)
+	for len(d.Charges) > 0 && p.claims[len(d.Charges)-1].leased {
+		d.Charges = d.Charges[:len(d.Charges)-1]
+	}
+	sent := len(d.Charges)
+	decided := l.exact(ctx, p)
+	if decided && !d.Allowed && undo(d, p.claims) {
+		// Perhaps only the lease was too much.
+		decided = l.exact(ctx, p)
+	}
+	d.Charges = d.Charges[:whole]
+	for i := sent; decided && i < whole; i++ {
+		l.leases.told(d, i)
+	}
+	l.leases.settle(d, p.claims, start, decided)
+	if decided {
+		l.learn(p, start)
+	}
+	return decided
 }
 
 // remembered denies from memory where that is exact. Demands that only watch

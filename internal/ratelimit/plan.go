@@ -22,6 +22,7 @@ type plan struct {
 	// share a limit without seeing each other.
 	scale   int64
 	refunds bool // whether any descriptor returns tokens
+	claims  []claim
 	stale   bool // whether a denial is remembered that an allowed request ends
 }
 
@@ -220,10 +221,16 @@ func (p *plan) charge() {
 		}
 		if u.charge < 0 {
 			u.charge = len(d.Charges)
-			d.Charges = append(d.Charges, Charge{Key: key, Shared: u.key < 0, Period: u.limit.period, Capacity: u.limit.capacity, Need: need, Cost: cost})
+			d.Charges = append(d.Charges, Charge{
+				Key: key, Shared: u.key < 0, Interval: u.limit.leased(),
+				Period: u.limit.period, Capacity: u.limit.capacity, Need: need, Cost: cost,
+			})
 			continue
 		}
 		c := &d.Charges[u.charge]
+		if c.Interval != u.limit.leased() {
+			c.Interval = 0
+		}
 		c.Capacity = min(c.Capacity, u.limit.capacity)
 		c.Need = min(c.Need+need, c.Capacity+1)
 		c.Cost = max(min(c.Cost+cost, c.Capacity), -c.Capacity)

@@ -68,6 +68,7 @@ type LimitRule struct {
 	RequestsPerUnit uint32     `yaml:"requests_per_unit" doc:"Tokens in a window; 0 denies everything."`
 	Burst           uint32     `yaml:"burst" doc:"Size of the bucket in tokens; requests_per_unit where it is not set."`
 	Algorithm       string     `yaml:"algorithm" doc:"token_bucket (default) or fixed_window."`
+	Path            string     `yaml:"path" doc:"exact: every request is decided by the shared store; leased: tokens may be taken in advance; by the bucket's size where it is not set."`
 	Unlimited       bool       `yaml:"unlimited" doc:"No limit; excludes the other keys but name and replaces."`
 }
 
@@ -172,6 +173,9 @@ func (l LimitRule) Validate(r *config.Report) {
 		r.Fault("algorithm", l.Algorithm, "token_bucket or fixed_window")
 		return
 	}
+	if l.Path != "" && l.Path != "exact" && l.Path != "leased" {
+		r.Fault("path", l.Path, "exact or leased")
+	}
 	if _, err := l.limit(); err != nil {
 		r.Fault("", nil, "a limit that can be kept: "+err.Error())
 	}
@@ -237,7 +241,9 @@ func (l LimitRule) limit() (Limit, error) {
 	if l.Algorithm == FixedWindow.String() {
 		algorithm = FixedWindow
 	}
-	return NewLimit(l.Name, l.RequestsPerUnit, unit, l.UnitMultiplier, l.Burst, algorithm)
+	limit, err := NewLimit(l.Name, l.RequestsPerUnit, unit, l.UnitMultiplier, l.Burst, algorithm)
+	limit.Exact, limit.Leased = l.Path == "exact", l.Path == "leased"
+	return limit, err
 }
 
 // quotable says whether s may stand between quotes in a structured header.

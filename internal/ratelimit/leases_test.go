@@ -1,0 +1,211 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/redistest"
+)
+
+// large has a bucket that refills slowly, so that what is granted can be
+// counted, under a system-wide one.
+const large = `domain: tollgate
+system: [{unit: year, requests_per_unit: 20000}]
+tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{unit: year, requests_per_unit: 5000}]}]}`
+
+func newLeasingLab(t testing.TB, rules string) (*lab, *broken) {
+	t.Helper()
+	store := &broken{}
+	return newLab(t, mustParse(t, rules), func(o *Options) {
+		store.Store = o.Store
+		o.Store, o.LeaseLife, o.Denials = store, time.Second, 1000
+	}), store
+}
+
+func TestLeasesSpareTheStore(t *testing.T) {
+	l, store := newLeasingLab(t, large)
+	for i := range 5000 {
+		dec := l.decide(request(of("a", "u", "x")))
+		if s := dec.Statuses[0]; !dec.Allowed || int(s.Remaining) != 4999-i {
+			t.Fatalf("request %d: %+v", i, dec)
+		}
+	}
+	if n := store.count(); n > 500 {
+		t.Errorf("%d calls for 5000 requests", n)
+	}
+	// At the end nothing is left, exactly.
+	dec := l.decide(request(of("a", "u", "x")))
+	if s := dec.Statuses[0]; dec.Allowed || !s.Denied || s.Remaining != 0 {
+		t.Errorf("%+v", dec)
+	}
+}
+
+func TestUnusedLeasesGoBack(t *testing.T) {
+	l, store := newLeasingLab(t, large)
+	for range 100 {
+		l.decide(request(of("a", "u", "x")))
+	}
+	stored := func(key string) int64 {
+		d := &Demand{Charges: []Charge{{Key: key, Capacity: maxCapacity}}}
+		take(t, store, d)
+		rule := l.Rules().domains["tollgate"]
+		limit := &rule.tiers["a"].Limits[0]
+		if key == rule.systemKeys[0] {
+			limit = &rule.system[0]
+		}
+		return (d.Charges[0].Level - d.Now + limit.interval/2) / limit.interval
+	}
+	user := "tollgate:bucket:{tollgate~user=u}:31536000"
+	system := "tollgate:bucket:{tollgate}:system:31536000"
+	if got := stored(user); got <= 100 {
+		t.Fatalf("no lease: the store was charged %d", got)
+	}
+	l.clock.advance(2 * time.Second)
+	l.giveBack(t.Context(), l.leases.sweep(l.now().Sub(l.began), false))
+	if u, s := stored(user), stored(system); u != 100 || s != 100 {
+		t.Errorf("charged %d and %d after unused tokens went back, want 100", u, s)
+	}
+	// What nobody asks for is forgotten.
+	for range 3 {
+		l.clock.advance(2 * time.Second)
+		l.leases.sweep(l.now().Sub(l.began), false)
+	}
+	for i := range l.leases.shards {
+		if n := len(l.leases.shards[i].known); n != 0 {
+			t.Errorf("%d leases are remembered", n)
+		}
+	}
+	// The end gives everything back at once.
+	for range 50 {
+		l.decide(request(of("a", "u", "x")))
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if u, s := stored(user), stored(system); u != 150 || s != 150 {
+		t.Errorf("charged %d and %d after the end, want 150", u, s)
+	}
+}
+
+func TestLeasesAreLeftAloneNearTheLimit(t *testing.T) {
+	l, _ := newLeasingLab(t, `domain: tollgate
+tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{unit: year, requests_per_unit: 63, path: leased}, {unit: month, requests_per_unit: 30000, path: exact}]}]}`)
+	for i := range 64 {
+		dec := l.decide(request(of("a", "u", "x")))
+		if dec.Path != PathExact && dec.Path != PathDenied || dec.Allowed != (i < 63) {
+			t.Fatalf("request %d: %+v", i, dec)
+		}
+	}
+}
+
+func TestLeasesWhereTheUserIsDenied(t *testing.T) {
+	l, _ := newLeasingLab(t, `domain: tollgate
+system: [{unit: year, requests_per_unit: 5000}]
+tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{unit: year, requests_per_unit: 10}]}]}`)
+	granted := 0
+	for i := range 600 {
+		if l.decide(request(of("a", fmt.Sprint("u", i%20), "x"))).Allowed {
+			granted++
+		}
+	}
+	if granted != 200 {
+		t.Errorf("granted %d", granted)
+	}
+	l.giveBack(t.Context(), l.leases.sweep(0, true))
+	s := l.decide(request(Descriptor{Entries: []Entry{{"floor", ""}}}))
+	if !s.Allowed {
+		t.Error("the system's bucket is empty")
+	}
+	d := &Demand{Charges: []Charge{{Key: l.Rules().domains["tollgate"].systemKeys[0], Capacity: maxCapacity}}}
+	take(t, l.store, d)
+	interval := l.Rules().domains["tollgate"].system[0].interval
+	l.giveBack(t.Context(), l.leases.sweep(0, true))
+	if used := (d.Charges[0].Level - d.Now) / interval; used != 201 {
+		t.Errorf("the system's bucket was charged %d, want 201: denied requests take nothing", used)
+	}
+}
+
+func TestLeasesWithoutTheStore(t *testing.T) {
+	l, store := newLeasingLab(t, large)
+	for range 20 {
+		l.decide(request(of("a", "u", "x")))
+	}
+	store.set(errors.New("gone"))
+	paths := map[Path]int{}
+	for range 100 {
+		paths[l.decide(request(of("a", "u", "x"))).Path]++
+	}
+	if paths[PathLeased] == 0 || paths[PathLocal] == 0 {
+		t.Errorf("%v", paths)
+	}
+}
+
+// TestReplicasNeverGrantMore lets clients of four replicas take what they can
+// of one bucket, with tokens in advance and without.
+func TestReplicasNeverGrantMore(t *testing.T) {
+	for name, life := range map[string]time.Duration{"exact": 0, "leased": 50 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			client := redis.NewClient(&redis.Options{Addr: redistest.Server(t), PoolSize: 16})
+			defer client.Close()
+			ctx, cancel := context.WithCancel(t.Context())
+			var running sync.WaitGroup
+			replicas := make([]*Limiter, 4)
+			for i := range replicas {
+				l, err := NewLimiter(Options{
+					Rules: mustParse(t, large), Store: NewRedis(client, false), LeaseLife: life, Denials: 100,
+					Timeout: 10 * time.Second, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				replicas[i] = l
+				running.Go(func() { _ = l.Run(ctx) })
+			}
+			var granted, leased, asked atomic.Int64
+			var clients sync.WaitGroup
+			for i := range 64 {
+				clients.Go(func() {
+					req := request(of("a", "u", "x"))
+					var dec Decision
+					// Until denied a while: what others hold unused comes back.
+					for denied := 0; denied < 20 && asked.Add(1) < 100_000; {
+						if err := replicas[i%4].Decide(ctx, &req, &dec); err != nil {
+							t.Error(err)
+							return
+						}
+						switch {
+						case !dec.Allowed:
+							denied++
+							time.Sleep(10 * time.Millisecond) //nolint:forbidigo // Gives the sweep time; nothing depends on how much.
+						case dec.Path == PathLeased:
+							leased.Add(1)
+							granted.Add(1)
+						default:
+							granted.Add(1)
+						}
+					}
+				})
+			}
+			clients.Wait()
+			cancel()
+			running.Wait()
+			if g := granted.Load(); g > 5000 || life == 0 && g != 5000 || g < 4900 {
+				t.Errorf("granted %d of 5000", g)
+			}
+			if (leased.Load() > 0) != (life > 0) {
+				t.Errorf("%d were leased", leased.Load())
+			}
+		})
+	}
+}
