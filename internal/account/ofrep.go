@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -91,6 +93,10 @@ func ofrepEvaluate(set *flag.Set, key string, subject *flag.Subject, now time.Ti
 	r := set.Evaluate(key, subject, now)
 	if r.ErrorCode != flag.ErrorNone {
 		return ofrepFlag{Key: key, Code: r.ErrorCode, Details: ofrepDetails(r.ErrorCode)}
+	}
+	if whole, ok := r.Value.(float64); ok && whole == math.Trunc(whole) && set.Fractional(key) {
+		// Python, among others, takes 2 for an integer where 2.0 is a float.
+		r.Value = json.RawMessage(strconv.FormatFloat(whole, 'f', 1, 64))
 	}
 	return ofrepFlag{Key: key, Value: r.Value, Reason: r.Reason, Variant: r.Variant, Metadata: set.Metadata(key)}
 }

@@ -39,6 +39,7 @@ func newOFREPServer(t *testing.T) *flagAPI {
 	a.seeded(t)
 	putFlag(t, a, "half", `{"variants":{"on":true,"off":false},"defaultVariant":"off","tollgate":{"rollout":{"percentage":50}}}`)
 	putFlag(t, a, "zero", `{"variants":{"none":0,"some":2.5},"defaultVariant":"none"}`)
+	putFlag(t, a, "whole", `{"variants":{"none":0,"some":2},"defaultVariant":"some"}`)
 	putFlag(t, a, "object", `{"variants":{"a":{"x":[1,"y"]}},"defaultVariant":"a"}`)
 	putFlag(t, a, "code-default", `{"variants":{"a":"x"}}`)
 	putFlag(t, a, "roles", `{"variants":{"yes":"y","no":"n"},"defaultVariant":"no","targeting":{"if":[{"in":["ops",{"var":"roles"}]},"yes",null]}}`)
@@ -56,7 +57,8 @@ func TestOFREPSingle(t *testing.T) {
 		{"shop", `{"context":{"targetingKey":"ann"}}`, 200, `{"key":"shop","value":false,"reason":"DEFAULT","variant":"off","metadata":{"team":"shop"}}`},
 		{"colour", `{"context":{"theme":"cold","anonymous":true},"later":1}`, 200, `{"key":"colour","value":"#00f","reason":"TARGETING_MATCH","variant":"blue"}`},
 		{"roles", `{"context":{"roles":["dev","ops"]}}`, 200, `{"key":"roles","value":"y","reason":"TARGETING_MATCH","variant":"yes"}`},
-		{"zero", ``, 200, `{"key":"zero","value":0,"reason":"STATIC","variant":"none"}`},
+		{"zero", ``, 200, `{"key":"zero","value":0.0,"reason":"STATIC","variant":"none"}`},
+		{"whole", ``, 200, `{"key":"whole","value":2,"reason":"STATIC","variant":"some"}`},
 		{"object", `{}`, 200, `{"key":"object","value":{"x":[1,"y"]},"reason":"STATIC","variant":"a"}`},
 		{"code-default", `{}`, 200, `{"key":"code-default","reason":"STATIC"}`},
 		{"gone", `{}`, 200, `{"key":"gone","reason":"DISABLED"}`},
@@ -119,7 +121,7 @@ func TestOFREPBulk(t *testing.T) {
 	if err := json.Unmarshal(first.Body.Bytes(), &answer); err != nil || first.Code != 200 {
 		t.Fatalf("got %d %s", first.Code, first.Body)
 	}
-	if len(answer.Flags) != 7 || answer.Flags[0]["key"] != "code-default" || answer.Metadata["version"] != 8.0 {
+	if len(answer.Flags) != 8 || answer.Flags[0]["key"] != "code-default" || answer.Metadata["version"] != 9.0 {
 		t.Errorf("got %s", first.Body)
 	}
 	if strings.Contains(first.Body.String(), "gone") || strings.Contains(first.Body.String(), "eventStreams") {
@@ -266,7 +268,7 @@ func TestOFREPWithOpenFeatureSDK(t *testing.T) {
 	if got := provider.FloatEvaluation(ctx, "zero", 9, ann); got.Value != 0 || got.Variant != "none" {
 		t.Errorf("got %+v", got)
 	}
-	if got := provider.IntEvaluation(ctx, "zero", 9, ann); got.Value != 0 {
+	if got := provider.IntEvaluation(ctx, "whole", 9, ann); got.Value != 2 {
 		t.Errorf("got %+v", got)
 	}
 	if got, ok := provider.ObjectEvaluation(ctx, "object", nil, ann).Value.(map[string]any); !ok || len(got) != 1 {

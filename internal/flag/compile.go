@@ -107,6 +107,9 @@ func (c *compiler) flag(def *Definition) *compiled {
 		*v = newVariant(def.Key, name, def.Variants[name], i)
 		f.byName[name] = v
 		f.longest = max(f.longest, len(v.pair))
+		if number, ok := v.value.(float64); ok && number != math.Trunc(number) {
+			f.fractional = true
+		}
 	}
 	f.byDefault = f.byName[def.DefaultVariant]
 	f.off = f.byName[def.OffVariant()]

@@ -48,6 +48,13 @@ func (s *Set) Metadata(key string) map[string]any {
 	return nil
 }
 
+// Fractional reports whether the flag is of numbers and one of them is not
+// whole: then its whole ones are meant as floating-point numbers too.
+func (s *Set) Fractional(key string) bool {
+	f, ok := s.flags[key]
+	return ok && f.fractional
+}
+
 // AppendHeader appends the packed header value, such as
 // "checkout=blue,ml-v2=on": sorted by key, booleans as on and off, other flags
 // by the variant's name; flags without a value are left out, and so are flags
@@ -109,6 +116,8 @@ type compiled struct {
 	disabled bool
 	hidden   bool // not in headers
 	dynamic  bool // has anything to decide by
+	// fractional: a number among the values is not whole.
+	fractional bool
 	variants []variant
 	byName   map[string]*variant
 	longest  int // bytes of the longest pair
