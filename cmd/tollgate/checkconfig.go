@@ -17,14 +17,14 @@ import (
 )
 
 // processes are the kinds whose file their own binary checks.
-var processes = []string{"authz", "ratelimit", "pyproxy"}
+func processes() []string { return []string{"authz", "ratelimit", "pyproxy"} }
 
 func checkConfigCommand() command {
 	return command{
 		name:      "check-config",
 		arguments: "KIND FILE...",
 		summary:   "check configuration files: exit code 0, or 1 with every fault on a line",
-		details: "KIND is a process (" + strings.Join(processes, ", ") + "; its own binary, which lies beside this one, checks the\n" +
+		details: "KIND is a process (" + strings.Join(processes(), ", ") + "; its own binary, which lies beside this one, checks the\n" +
 			"file, environment included), limits (rate limit rules), flags (feature flags), or envoy (Envoy's own\n" +
 			"configuration; `envoy --mode validate -c FILE` says what only Envoy knows).",
 		setup: func(*flag.FlagSet) runFunc { return checkConfig },
@@ -45,7 +45,7 @@ func checkConfig(ctx context.Context, p *process, arguments []string) error {
 		if err := check(ctx, file); err != nil {
 			bad = true
 			if code := exitError(0); !errors.As(err, &code) {
-				say(p.stderr, "%s\n", strings.TrimRight(err.Error(), "\n"))
+				sayf(p.stderr, "%s\n", strings.TrimRight(err.Error(), "\n"))
 			}
 		}
 	}
@@ -58,7 +58,7 @@ func checkConfig(ctx context.Context, p *process, arguments []string) error {
 // checker returns the check of a kind. An exitError has been explained already.
 func checker(kind string, p *process) (func(ctx context.Context, file string) error, error) {
 	switch {
-	case slices.Contains(processes, kind):
+	case slices.Contains(processes(), kind):
 		binary, err := sibling(kind)
 		if err != nil {
 			return nil, err
@@ -71,7 +71,7 @@ func checker(kind string, p *process) (func(ctx context.Context, file string) er
 	case kind == "envoy":
 		return func(_ context.Context, file string) error { _, err := envoyconf.Load(file); return err }, nil
 	}
-	return nil, usagef("unknown kind %q: it is one of %s, limits, flags, envoy", kind, strings.Join(processes, ", "))
+	return nil, usagef("unknown kind %q: it is one of %s, limits, flags, envoy", kind, strings.Join(processes(), ", "))
 }
 
 // sibling is the path of another of our binaries, in this one's folder.

@@ -55,10 +55,10 @@ func run(ctx context.Context, p *process, arguments []string) int {
 	case errors.As(err, &code):
 		return int(code)
 	case errors.As(err, &usage):
-		say(p.stderr, "%s: %v\nrun `%s -help` for how it is used\n", path, err, path)
+		sayf(p.stderr, "%s: %v\nrun `%s -help` for how it is used\n", path, err, path)
 		return exitUsage
 	default:
-		say(p.stderr, "%s: %v\n", path, err)
+		sayf(p.stderr, "%s: %v\n", path, err)
 		return exitFailure
 	}
 }
@@ -128,37 +128,37 @@ func (c command) names() []string {
 
 // help lists a group's commands.
 func (c command) help(w io.Writer, path string) {
-	say(w, "usage: %s COMMAND [flags] [arguments]\n\n", path)
+	sayf(w, "usage: %s COMMAND [flags] [arguments]\n\n", path)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, sub := range c.commands {
-		say(table, "  %s\t%s\n", sub.name, sub.summary)
+		sayf(table, "  %s\t%s\n", sub.name, sub.summary)
 	}
 	_ = table.Flush()
-	say(w, "\n`%s help COMMAND` tells more.\n", path)
+	sayf(w, "\n`%s help COMMAND` tells more.\n", path)
 }
 
 func (c command) leafHelp(w io.Writer, path string, flags *flag.FlagSet) {
 	usage := path
-	var any bool
-	flags.VisitAll(func(*flag.Flag) { any = true })
-	if any {
+	hasFlags := false
+	flags.VisitAll(func(*flag.Flag) { hasFlags = true })
+	if hasFlags {
 		usage += " [flags]"
 	}
 	if c.arguments != "" {
 		usage += " " + c.arguments
 	}
-	say(w, "usage: %s\n\n%s\n", usage, strings.ToUpper(c.summary[:1])+c.summary[1:]+".")
+	sayf(w, "usage: %s\n\n%s\n", usage, strings.ToUpper(c.summary[:1])+c.summary[1:]+".")
 	if c.details != "" {
-		say(w, "%s\n", c.details)
+		sayf(w, "%s\n", c.details)
 	}
-	if any {
-		say(w, "\nflags:\n")
+	if hasFlags {
+		sayf(w, "\nflags:\n")
 		flags.SetOutput(w)
 		flags.PrintDefaults()
 	}
 }
 
-// say writes for people. That nobody reads is no failure of the command.
-func say(w io.Writer, format string, arguments ...any) {
+// sayf writes for people. That nobody reads is no failure of the command.
+func sayf(w io.Writer, format string, arguments ...any) {
 	_, _ = fmt.Fprintf(w, format, arguments...)
 }

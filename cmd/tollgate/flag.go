@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"flag"
+	"math"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -31,9 +32,9 @@ func flagListCommand() command {
 					return err
 				}
 				table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-				say(table, "FLAG\tSERVES\tOWNER\tVERSION\tCHANGED\tBY\n")
+				sayf(table, "FLAG\tSERVES\tOWNER\tVERSION\tCHANGED\tBY\n")
 				for _, f := range all {
-					say(table, "%s\t%s\t%s\t%d\t%s\t%s\n", f.Key, f.Summary, dash(f.Owner),
+					sayf(table, "%s\t%s\t%s\t%d\t%s\t%s\n", f.Key, f.Summary, dash(f.Owner),
 						f.Version, f.Updated.UTC().Format(time.DateTime), dash(f.UpdatedBy))
 				}
 				return table.Flush()
@@ -79,7 +80,7 @@ func flagSetCommand() command {
 				if err != nil {
 					return err
 				}
-				say(p.stdout, "%s: %s (version %d)\n", now.Key, now.Summary, now.Version)
+				sayf(p.stdout, "%s: %s (version %d)\n", now.Key, now.Summary, now.Version)
 				return nil
 			}
 		},
@@ -90,7 +91,7 @@ func flagSetCommand() command {
 func flagChange(value string) (apiclient.FlagChange, error) {
 	if number, ok := strings.CutSuffix(value, "%"); ok {
 		percent, err := strconv.ParseFloat(number, 64)
-		if err != nil || !(percent >= 0 && percent <= 100) {
+		if err != nil || math.IsNaN(percent) || percent < 0 || percent > 100 {
 			return apiclient.FlagChange{}, usagef("%q is not a percentage from 0%% to 100%%", value)
 		}
 		return apiclient.FlagChange{Rollout: &percent}, nil

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,7 +17,7 @@ import (
 // defaultKey is where the demo keeps the development signing key.
 const defaultKey = "var/dev/signing-key.pem"
 
-var tiers = []string{"free", "premium", "enterprise", "admin"}
+func tiers() []string { return []string{"free", "premium", "enterprise", "admin"} }
 
 const maxTokens = 1_000_000
 
@@ -28,7 +29,7 @@ func mintCommand() command {
 			"that key in development mode alone (mode: development); in production these tokens are refused.",
 		setup: func(flags *flag.FlagSet) runFunc {
 			user := flags.String("user", "", "the `subject` of the token (required); with -count it is numbered where it holds %d")
-			tier := flags.String("tier", "free", "the user's `tier`: "+strings.Join(tiers, ", "))
+			tier := flags.String("tier", "free", "the user's `tier`: "+strings.Join(tiers(), ", "))
 			roles := flags.String("roles", "", "the user's `roles`, separated by commas")
 			session := flags.String("session", "", "the `session`; by default none is named")
 			count := flags.Int("count", 1, "how many tokens, each with an id of its own")
@@ -40,8 +41,8 @@ func mintCommand() command {
 					return usagef("unexpected argument %q", arguments[0])
 				case *user == "":
 					return usagef("-user is required")
-				case !slices.Contains(tiers, *tier):
-					return usagef("-tier %q: it is one of %s", *tier, strings.Join(tiers, ", "))
+				case !slices.Contains(tiers(), *tier):
+					return usagef("-tier %q: it is one of %s", *tier, strings.Join(tiers(), ", "))
 				case *count < 1 || *count > maxTokens:
 					return usagef("-count %d: it is 1 to %d", *count, maxTokens)
 				case *ttl <= 0 || *ttl > authn.MaxLifetimeLimit:
@@ -54,7 +55,7 @@ func mintCommand() command {
 				out := bufio.NewWriter(p.stdout)
 				for i := range *count {
 					token, err := minter.Mint(authn.MintOptions{
-						User: strings.ReplaceAll(*user, "%d", fmt.Sprint(i+1)), Tier: *tier, Roles: list(*roles), Session: *session, TTL: *ttl,
+						User: strings.ReplaceAll(*user, "%d", strconv.Itoa(i+1)), Tier: *tier, Roles: list(*roles), Session: *session, TTL: *ttl,
 					})
 					if err != nil {
 						return err
@@ -102,7 +103,7 @@ func revokeCommand() command {
 						return fmt.Errorf("token %d of %d: %w", i+1, len(tokens), err)
 					}
 				}
-				say(p.stdout, "%d revoked\n", len(tokens))
+				sayf(p.stdout, "%d revoked\n", len(tokens))
 				return nil
 			}
 		},

@@ -82,7 +82,7 @@ func upstreamListCommand() command {
 					return err
 				}
 				table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-				say(table, "PYPROXY\tUPSTREAM\tADDRESSES\tCIRCUITS\n")
+				sayf(table, "PYPROXY\tUPSTREAM\tADDRESSES\tCIRCUITS\n")
 				var failures []error
 				for _, r := range all {
 					upstreams, err := r.client.Upstreams(ctx)
@@ -90,7 +90,7 @@ func upstreamListCommand() command {
 						failures = append(failures, fmt.Errorf("%s: %w", r.url, err))
 					}
 					for _, u := range upstreams {
-						say(table, "%s\t%s\t%s\t%s\n", r.url, u.Name, addressStates(u), circuitStates(u))
+						sayf(table, "%s\t%s\t%s\t%s\n", r.url, u.Name, addressStates(u), circuitStates(u))
 					}
 				}
 				return errors.Join(append(failures, table.Flush())...)
@@ -122,7 +122,7 @@ func upstreamSwitchCommand(name, summary string, do func(*apiclient.Client, cont
 						failures = append(failures, fmt.Errorf("%s: %w", r.url, err))
 						continue
 					}
-					say(p.stdout, "%s: %s: %s\n", r.url, now.Name, circuitStates(now))
+					sayf(p.stdout, "%s: %s: %s\n", r.url, now.Name, circuitStates(now))
 				}
 				return errors.Join(failures...)
 			}

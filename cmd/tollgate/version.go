@@ -13,7 +13,7 @@ func versionCommand() command {
 		summary: "print the version",
 		setup: func(*flag.FlagSet) runFunc {
 			return func(_ context.Context, p *process, _ []string) error {
-				say(p.stdout, "tollgate %s\n", app.Version())
+				sayf(p.stdout, "tollgate %s\n", app.Version())
 				return nil
 			}
 		},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tollgate-proxy/tollgate/internal/apiclient"
 	"github.com/tollgate-proxy/tollgate/internal/flag"
+	"github.com/tollgate-proxy/tollgate/internal/pyproxy"
 )
 
 // server records the last request and gives the answer of a test.
@@ -60,6 +61,12 @@ func TestCalls(t *testing.T) {
 		Summary: "on for everyone", Owner: "web", Expired: true,
 		Definition: flag.Definition{State: flag.Enabled, Variants: map[string]any{"on": true}, DefaultVariant: "on"},
 	}
+	const upstream = `{"name":"nlp","addresses":[{"address":"127.0.0.1:9202","state":"healthy","in_flight":1}],"circuits":[{"class":"default","state":"open","retry_after_seconds":1.5}]}`
+	seen := pyproxy.UpstreamStatus{
+		Name:      "nlp",
+		Addresses: []pyproxy.AddressStatus{{Address: "127.0.0.1:9202", State: "healthy", InFlight: 1}},
+		Circuits:  []pyproxy.CircuitStatus{{Class: "default", State: "open", RetryAfterSeconds: 1.5}},
+	}
 	percent, version := 12.5, int64(3)
 	for _, tc := range []struct {
 		name, answer string
@@ -80,6 +87,12 @@ func TestCalls(t *testing.T) {
 			`PUT /v1/flags/a%20b {"definition":{"state":"ENABLED","variants":{"on":true},"defaultVariant":"on"},"reason":"why"}`, nil},
 		{"delete", ``, func(c *apiclient.Client) (any, error) { return nil, c.DeleteFlag(t.Context(), "a", "no more & out") },
 			`DELETE /v1/flags/a?reason=no+more+%26+out`, nil},
+		{"upstreams", `{"upstreams":[` + upstream + `]}`, func(c *apiclient.Client) (any, error) { return c.Upstreams(t.Context()) },
+			`GET /v1/upstreams`, []pyproxy.UpstreamStatus{seen}},
+		{"trip", upstream, func(c *apiclient.Client) (any, error) { return c.TripUpstream(t.Context(), "nlp") },
+			`POST /v1/upstreams/nlp/trip`, seen},
+		{"reset", upstream, func(c *apiclient.Client) (any, error) { return c.ResetUpstream(t.Context(), "a/b") },
+			`POST /v1/upstreams/a%2Fb/reset`, seen},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s := &server{status: http.StatusOK, body: tc.answer}
@@ -117,8 +130,10 @@ func TestRefusals(t *testing.T) {
 			client := start(t, &server{status: tc.status, kind: tc.kind, body: tc.body})
 			_, flagsErr := client.Flags(t.Context())
 			_, changeErr := client.ChangeFlag(t.Context(), "a", apiclient.FlagChange{})
+			_, upstreamsErr := client.Upstreams(t.Context())
+			_, tripErr := client.TripUpstream(t.Context(), "nlp")
 			for _, err := range []error{
-				flagsErr, changeErr, client.RevokeToken(t.Context(), "t", ""),
+				flagsErr, changeErr, upstreamsErr, tripErr, client.RevokeToken(t.Context(), "t", ""),
 				client.PutFlag(t.Context(), flag.Definition{Key: "a"}, ""), client.DeleteFlag(t.Context(), "a", ""),
 			} {
 				refusal := new(apiclient.Error)

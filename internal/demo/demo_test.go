@@ -21,7 +21,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if code, played := stacktest.Play(); played {
+	if code, played := stacktest.Play(os.Environ(), os.Args[1:], os.Stdout); played {
 		os.Exit(code)
 	}
 	os.Exit(m.Run())
@@ -70,7 +70,7 @@ func options(t *testing.T, out *page) demo.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return demo.Options{Stack: stack.Options{Root: stacktest.Tree(t), Ports: ports}, Out: out}
+	return demo.Options{Stack: stack.Options{Root: stacktest.Tree(t), Environ: os.Environ(), Ports: ports}, Out: out}
 }
 
 func TestDemoStaysUp(t *testing.T) {

@@ -88,8 +88,8 @@ func (s *speaker) ready(st *stack.Stack, took time.Duration) {
 		if part.PID != 0 {
 			pid = strconv.Itoa(part.PID)
 		}
-		main, more := addresses(ports, part)
-		_, _ = fmt.Fprintf(table, "  %s\t%s\t%s\t%s\t%s\n", part.Name, pid, main, more, use[part.Name])
+		first, more := addresses(ports, part)
+		_, _ = fmt.Fprintf(table, "  %s\t%s\t%s\t%s\t%s\n", part.Name, pid, first, more, use[part.Name])
 	}
 	_ = table.Flush()
 }
@@ -104,24 +104,24 @@ func rank(part string) int {
 
 // addresses writes a part's endpoints: the one that people use as a URL, where it
 // speaks HTTP, and the others as ports with what they are for.
-func addresses(ports stack.Ports, part stack.Status) (main, more string) {
+func addresses(ports stack.Ports, part stack.Status) (first, more string) {
 	var others []string
 	for _, e := range part.Endpoints {
 		use := strings.TrimSpace(strings.TrimPrefix(string(e), part.Name))
 		switch {
 		case e == stack.RedisServer:
-			main = ports.Address(e)
-		case main == "" && use != "grpc" && use != "operations":
-			main = ports.URL(e)
+			first = ports.Address(e)
+		case first == "" && use != "grpc" && use != "operations":
+			first = ports.URL(e)
 		default:
 			others = append(others, fmt.Sprintf("%d %s", ports[e], use))
 		}
 	}
-	if main == "" {
-		main = ports.Address(part.Endpoints[0]) + " (gRPC)"
+	if first == "" {
+		first = ports.Address(part.Endpoints[0]) + " (gRPC)"
 		others = others[1:]
 	}
-	return main, strings.Join(others, ", ")
+	return first, strings.Join(others, ", ")
 }
 
 func (s *speaker) staying(st *stack.Stack) {

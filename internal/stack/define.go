@@ -169,7 +169,7 @@ func (s *Stack) prepare() error {
 		if err := os.RemoveAll(filepath.Join(s.options.Work, folder)); err != nil {
 			return fmt.Errorf("work folder: %w", err)
 		}
-		if err := os.MkdirAll(filepath.Join(s.options.Work, folder), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Join(s.options.Work, folder), 0o750); err != nil {
 			return fmt.Errorf("work folder: %w", err)
 		}
 	}

@@ -41,11 +41,12 @@ type RedisKind string
 const (
 	// RedisEmbedded is a Redis-compatible server within this process.
 	RedisEmbedded RedisKind = "embedded"
-	// RedisServer is a real redis-server, from PATH.
+	// RedisProcess is a real redis-server, from PATH.
 	RedisProcess RedisKind = "server"
 )
 
-// Options say what to start. Root is required; the rest has defaults.
+// Options say what to start. Root and Environ are required; the rest has
+// defaults.
 type Options struct {
 	// Root is the folder that holds config/, envoy/ and examples/.
 	Root string
@@ -73,8 +74,9 @@ type Options struct {
 	// Env holds more environment ("KEY=VALUE") for a part, by its name ("pyproxy"
 	// for both); it wins over what the stack sets.
 	Env map[string][]string
-	// Environ is the environment of this process, by default os.Environ. What
-	// begins with TOLLGATE_ is not handed on, except for logging and tracing.
+	// Environ is this process's environment, as os.Environ gives it, which the
+	// parts inherit; required. What begins with TOLLGATE_ is not handed on, except
+	// for logging and tracing.
 	Environ []string
 	// EditConfig, when set, may change the YAML of a process ("authz",
 	// "ratelimit", "pyproxy-1", "pyproxy-2") before the start; EditEnvoy may change
@@ -179,7 +181,7 @@ func (o Options) complete() (Options, error) {
 		return o, fmt.Errorf("redis %q: must be %s or %s", o.Redis, RedisEmbedded, RedisProcess)
 	}
 	if o.Environ == nil {
-		o.Environ = os.Environ()
+		return o, errors.New("the stack needs the environment that its parts inherit")
 	}
 	o.ReadyWithin = cmp.Or(o.ReadyWithin, time.Minute)
 	o.Grace = cmp.Or(o.Grace, 10*time.Second)
@@ -366,7 +368,7 @@ func (s *Stack) check() error {
 			continue
 		}
 		// One sentence instead of one for each port.
-		if use := new(supervisor.PortUse); errors.As(err, &use) && use.PID != 0 && use.PID != os.Getpid() && use.Command == filepath.Base(self) {
+		if use := new(supervisor.PortInUseError); errors.As(err, &use) && use.PID != 0 && use.PID != os.Getpid() && use.Command == filepath.Base(self) {
 			return fmt.Errorf("another %s (pid %d) runs on these ports already: stop it first", use.Command, use.PID)
 		}
 		faults = append(faults, err)

@@ -29,7 +29,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if code, played := stacktest.Play(); played {
+	if code, played := stacktest.Play(os.Environ(), os.Args[1:], os.Stdout); played {
 		os.Exit(code)
 	}
 	os.Exit(m.Run())
@@ -42,7 +42,7 @@ func options(t *testing.T) stack.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return stack.Options{Root: stacktest.Tree(t), Ports: ports, ReadyWithin: 30 * time.Second, Grace: 20 * time.Second}
+	return stack.Options{Root: stacktest.Tree(t), Environ: os.Environ(), Ports: ports, ReadyWithin: 30 * time.Second, Grace: 20 * time.Second}
 }
 
 func start(t *testing.T, o stack.Options) *stack.Stack {
@@ -229,6 +229,7 @@ func TestStartFails(t *testing.T) {
 		want   []string
 	}{
 		{"no root", func(_ *testing.T, o *stack.Options) { o.Root = "" }, []string{"the stack needs the repository's root folder"}},
+		{"no environment", func(_ *testing.T, o *stack.Options) { o.Environ = nil }, []string{"the stack needs the environment"}},
 		{"unknown redis", func(_ *testing.T, o *stack.Options) { o.Redis = "valkey" }, []string{`redis "valkey": must be embedded or server`}},
 		{"port out of range", func(_ *testing.T, o *stack.Options) { o.Ports[stack.EchoBackend] = 65536 }, []string{"port 65536 of echo is not within 1 to 65535"}},
 		{"port twice", func(_ *testing.T, o *stack.Options) { o.Ports[stack.EchoBackend] = o.Ports[stack.ServiceML] }, []string{"is given to both echo and ml"}},

@@ -1,9 +1,11 @@
 package supervisor
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -11,9 +13,9 @@ import (
 	"syscall"
 )
 
-// PortUse says that an address cannot be listened on because something else
+// PortInUseError says that an address cannot be listened on because something else
 // does.
-type PortUse struct {
+type PortInUseError struct {
 	// Address is host:port; Name is the part of the system that wants it.
 	Address, Name string
 	// PID and Command tell who listens there; 0 and empty where that is unknown.
@@ -22,7 +24,7 @@ type PortUse struct {
 }
 
 // Error is one sentence for people.
-func (u *PortUse) Error() string {
+func (u *PortInUseError) Error() string {
 	_, port, err := net.SplitHostPort(u.Address)
 	if err != nil {
 		port = u.Address
@@ -34,16 +36,16 @@ func (u *PortUse) Error() string {
 }
 
 // CheckPort tells whether address (host:port) can be listened on. The error is a
-// *PortUse where it is taken.
+// *PortInUseError where it is taken.
 func CheckPort(name, address string) error {
-	l, err := net.Listen("tcp", address)
+	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", address)
 	if err == nil {
 		return l.Close()
 	}
 	if !errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%s cannot listen on %s: %w", name, address, err)
 	}
-	use := &PortUse{Address: address, Name: name}
+	use := &PortInUseError{Address: address, Name: name}
 	if _, port, splitErr := net.SplitHostPort(address); splitErr == nil {
 		use.PID, use.Command = listener(port)
 	}
@@ -60,12 +62,16 @@ func FreePorts(n int) (ports []int, err error) {
 		}
 	}()
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
 		if err != nil {
 			return nil, fmt.Errorf("find a free port: %w", err)
 		}
 		open = append(open, l)
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		address, err := netip.ParseAddrPort(l.Addr().String())
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		ports = append(ports, int(address.Port()))
 	}
 	return ports, nil
 }

@@ -10,6 +10,7 @@ package supervisor
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -55,10 +56,10 @@ const tailBytes = 16 << 10
 // Start runs the child and returns at once. A program that cannot be run, or a
 // log file that cannot be opened, is an error.
 func Start(spec Spec) (*Process, error) {
-	if err := os.MkdirAll(filepath.Dir(spec.Log), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(spec.Log), 0o750); err != nil {
 		return nil, fmt.Errorf("log directory of %s: %w", spec.Name, err)
 	}
-	log, err := os.OpenFile(spec.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	log, err := os.OpenFile(spec.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("log of %s: %w", spec.Name, err)
 	}
@@ -66,7 +67,8 @@ func Start(spec Spec) (*Process, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("log of %s: %w", spec.Name, err), log.Close())
 	}
-	cmd := exec.Command(spec.Path, spec.Args...)
+	// A child lives until it is stopped, whatever context asked for it.
+	cmd := exec.CommandContext(context.Background(), spec.Path, spec.Args...)
 	cmd.Env = spec.Env
 	if cmd.Env == nil {
 		cmd.Env = []string{}

@@ -249,9 +249,9 @@ func TestCheckPort(t *testing.T) {
 	}
 	address := l.Addr().String()
 	err = supervisor.CheckPort("envoy", address)
-	use := new(supervisor.PortUse)
+	use := new(supervisor.PortInUseError)
 	if !errors.As(err, &use) {
-		t.Fatalf("error %v, want a PortUse", err)
+		t.Fatalf("error %v, want a PortInUseError", err)
 	}
 	if use.PID != os.Getpid() {
 		t.Errorf("pid %d, want %d", use.PID, os.Getpid())
@@ -273,7 +273,7 @@ func TestCheckPort(t *testing.T) {
 }
 
 func TestPortUseWithoutOwner(t *testing.T) {
-	err := &supervisor.PortUse{Address: "127.0.0.1:9901", Name: "envoy admin"}
+	err := &supervisor.PortInUseError{Address: "127.0.0.1:9901", Name: "envoy admin"}
 	if want := "port 9901 (envoy admin) is already in use: stop what listens there"; err.Error() != want {
 		t.Errorf("error %q, want %q", err, want)
 	}

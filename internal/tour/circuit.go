@@ -42,7 +42,7 @@ func circuit(ctx context.Context, g *guide) (err error) {
 			err = errors.Join(err, fmt.Errorf("start the %s service again: %w", victim, startErr))
 		}
 	}()
-	g.paper.note("the %s service is killed", victim)
+	g.paper.notef("the %s service is killed", victim)
 	if err := open(ctx, g, request); err != nil {
 		return err
 	}
@@ -50,7 +50,7 @@ func circuit(ctx context.Context, g *guide) (err error) {
 	if err := g.target.Parts.StartPart(ctx, victim); err != nil {
 		return fmt.Errorf("start the %s service again: %w", victim, err)
 	}
-	g.paper.note("the %s service is started again, and nobody touches the circuit", victim)
+	g.paper.notef("the %s service is started again, and nobody touches the circuit", victim)
 	return closes(ctx, g, request)
 }
 
@@ -81,7 +81,7 @@ func open(ctx context.Context, g *guide, request call) error {
 			return fmt.Errorf("after %d requests the circuit is not open: the last was answered %d %s", sent, a.status, a.code())
 		}
 	}
-	g.paper.note("%d requests failed, then the circuit opened:", failed)
+	g.paper.notef("%d requests failed, then the circuit opened:", failed)
 	a, err := g.show(ctx, request, http.StatusServiceUnavailable, "Retry-After")
 	if err != nil {
 		return err
@@ -120,7 +120,7 @@ func closes(ctx context.Context, g *guide, request call) error {
 	if err != nil {
 		return fmt.Errorf("%w; the last answer was %d %s", err, last.status, last.code())
 	}
-	g.paper.note("closed by itself after %s:", short(time.Since(begin)))
+	g.paper.notef("closed by itself after %s:", short(time.Since(begin)))
 	g.paper.exchange(last)
 	return nil
 }

@@ -45,7 +45,7 @@ func featureFlag(ctx context.Context, g *guide) (err error) {
 			err = errors.Join(err, fmt.Errorf("remove the flag: %w", deleteErr))
 		}
 	}()
-	g.paper.note("PUT /v1/flags/%s: a flag that is off", definition.Key)
+	g.paper.notef("PUT /v1/flags/%s: a flag that is off", definition.Key)
 	request := call{method: http.MethodGet, path: backendPath, token: token, as: user}
 	if err := g.seesFlag(ctx, request, definition.Key, false); err != nil {
 		return err
@@ -54,11 +54,11 @@ func featureFlag(ctx context.Context, g *guide) (err error) {
 		return fmt.Errorf("turn the flag on: %w", err)
 	}
 	begin := time.Now()
-	g.paper.note("PATCH /v1/flags/%s: on for everyone", definition.Key)
+	g.paper.notef("PATCH /v1/flags/%s: on for everyone", definition.Key)
 	if err := g.seesFlag(ctx, request, definition.Key, true); err != nil {
 		return err
 	}
-	g.paper.note("live after %s", short(time.Since(begin)))
+	g.paper.notef("live after %s", short(time.Since(begin)))
 	return nil
 }
 

@@ -52,7 +52,7 @@ func forgedToken(ctx context.Context, g *guide) error {
 }
 
 // alter changes a token's claims and keeps its signature.
-func alter(token, old, new string) (string, error) {
+func alter(token, from, to string) (string, error) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
 		return "", errors.New("the minted token is not a JWT")
@@ -61,9 +61,9 @@ func alter(token, old, new string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("the minted token's claims: %w", err)
 	}
-	changed := strings.Replace(string(claims), old, new, 1)
+	changed := strings.Replace(string(claims), from, to, 1)
 	if changed == string(claims) {
-		return "", fmt.Errorf("the minted token does not claim %s", old)
+		return "", fmt.Errorf("the minted token does not claim %s", from)
 	}
 	parts[1] = base64.RawURLEncoding.EncodeToString([]byte(changed))
 	return strings.Join(parts, "."), nil
@@ -159,7 +159,7 @@ func revocation(ctx context.Context, g *guide) error {
 	if err := g.target.API.RevokeToken(ctx, token, "the tour shows revocation"); err != nil {
 		return fmt.Errorf("revoke the token: %w", err)
 	}
-	g.paper.note("POST /v1/tokens/revoke: the token is revoked")
+	g.paper.notef("POST /v1/tokens/revoke: the token is revoked")
 	a, err := g.show(ctx, request, http.StatusUnauthorized, "WWW-Authenticate")
 	if err != nil {
 		return err

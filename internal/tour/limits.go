@@ -36,7 +36,7 @@ func rateLimit(ctx context.Context, g *guide) error {
 			return fmt.Errorf("request %d of %d: %w", i+1, freePerMinute, err)
 		}
 	}
-	g.paper.note("nine more like it, all 200; then:")
+	g.paper.notef("nine more like it, all 200; then:")
 	a, err := g.show(ctx, request, http.StatusTooManyRequests, "Retry-After", "RateLimit", remaining)
 	if err != nil {
 		return err
@@ -78,7 +78,7 @@ func mlCost(ctx context.Context, g *guide) error {
 	if err != nil {
 		return err
 	}
-	g.paper.note("tokens left: %d, then %d; the prediction: %s", before, after, excerpt(a.body))
+	g.paper.notef("tokens left: %d, then %d; the prediction: %s", before, after, excerpt(a.body))
 	if spent := before - after; spent != mlTokens {
 		return fmt.Errorf("the ML call took %d tokens instead of %d", spent, mlTokens)
 	}

@@ -73,8 +73,8 @@ func sender(c call) string {
 	return ""
 }
 
-// note adds a line of explanation.
-func (p *paper) note(format string, args ...any) {
+// notef adds a line of explanation.
+func (p *paper) notef(format string, args ...any) {
 	p.printf("    . %s\n", fmt.Sprintf(format, args...))
 }
 

@@ -5,6 +5,7 @@ package stacktest
 
 import (
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/signal"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/envoyconf"
 )
@@ -28,50 +30,63 @@ const (
 )
 
 // Play plays a part where this process was started as one; then the caller, a
-// TestMain, exits with the code.
-func Play() (code int, played bool) {
-	role := os.Getenv(roleVariable)
+// TestMain, exits with the code. environ and arguments are the process's own, and
+// out is where its log goes.
+func Play(environ, arguments []string, out io.Writer) (code int, played bool) {
+	role := variable(environ, roleVariable)
 	if role == "" {
 		return 0, false
 	}
-	return play(role, os.Args[1:]), true
+	return play(role, environ, arguments, out), true
+}
+
+// variable returns an environment variable, empty where it is not set.
+func variable(environ []string, name string) string {
+	for _, v := range environ {
+		if value, ok := strings.CutPrefix(v, name+"="); ok {
+			return value
+		}
+	}
+	return ""
 }
 
 // play stands in for Envoy, a Python service or one of our processes: it serves
 // what tells that the part is ready, until SIGTERM.
-func play(role string, arguments []string) int {
-	fmt.Println("arguments:", strings.Join(arguments, " "))
-	if last := os.Getenv(Die); last != "" {
-		fmt.Println(last)
+func play(role string, environ, arguments []string, out io.Writer) int {
+	say := func(words ...any) { _, _ = fmt.Fprintln(out, words...) }
+	say("arguments:", strings.Join(arguments, " "))
+	if last := variable(environ, Die); last != "" {
+		say(last)
 		return 3
 	}
-	addresses, err := listens(role, arguments)
+	addresses, err := listens(role, environ, arguments)
 	if err != nil {
-		fmt.Println(err)
+		say(err)
 		return 1
 	}
 	stop := make(chan os.Signal, 1)
 	signal.Notify(stop, syscall.SIGTERM)
 	status := http.StatusOK
-	if os.Getenv(Never) != "" {
+	if variable(environ, Never) != "" {
 		status = http.StatusServiceUnavailable
 	}
 	failed := make(chan error, len(addresses))
 	for _, address := range addresses {
-		go func() {
-			failed <- http.ListenAndServe(address, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		server := &http.Server{
+			Addr:              address,
+			ReadHeaderTimeout: time.Minute,
+			Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				w.WriteHeader(status)
-				for _, variable := range os.Environ() {
-					fmt.Fprintln(w, variable)
-				}
-			}))
-		}()
+				_, _ = io.WriteString(w, strings.Join(environ, "\n")+"\n")
+			}),
+		}
+		go func() { failed <- server.ListenAndServe() }()
 	}
 	select {
 	case <-stop:
 		return 0
 	case err := <-failed:
-		fmt.Println(err)
+		say(err)
 		return 1
 	}
 }
@@ -86,7 +101,7 @@ func after(arguments []string, flag string) string {
 	return ""
 }
 
-func listens(role string, arguments []string) ([]string, error) {
+func listens(role string, environ, arguments []string) ([]string, error) {
 	switch role {
 	case "python":
 		return []string{after(arguments, "--host") + ":" + after(arguments, "--port")}, nil
@@ -102,7 +117,7 @@ func listens(role string, arguments []string) ([]string, error) {
 			fmt.Sprintf("%s:%d", listener.GetAddress(), listener.GetPortValue()),
 		}, nil
 	default:
-		if address := os.Getenv("TOLLGATE_OPERATIONS_LISTEN"); address != "" {
+		if address := variable(environ, "TOLLGATE_OPERATIONS_LISTEN"); address != "" {
 			return []string{address}, nil
 		}
 		config, err := os.ReadFile(after(arguments, "-config"))
@@ -142,7 +157,7 @@ func Tree(t *testing.T) string {
 	if err := os.CopyFS(filepath.Join(root, "envoy"), os.DirFS(filepath.Join(source(t), "envoy"))); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(filepath.Join(root, "examples", "python-services"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(root, "examples", "python-services"), 0o750); err != nil {
 		t.Fatal(err)
 	}
 	return root
@@ -151,7 +166,7 @@ func Tree(t *testing.T) string {
 // Write writes a file and the folders that it needs.
 func Write(t *testing.T, path, text string, mode os.FileMode) {
 	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(path, []byte(text), mode); err != nil {

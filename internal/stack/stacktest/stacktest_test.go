@@ -18,7 +18,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if code, played := stacktest.Play(); played {
+	if code, played := stacktest.Play(os.Environ(), os.Args[1:], os.Stdout); played {
 		os.Exit(code)
 	}
 	os.Exit(m.Run())
