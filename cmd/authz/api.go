@@ -17,7 +17,7 @@ import (
 )
 
 // newAPI builds the HTTP API.
-func newAPI(c Config, rt *app.Runtime, verifier *authn.Verifier, store *revocation.Store, flags *flag.Store, watcher *flag.Watcher) (http.Handler, error) {
+func newAPI(c Config, rt *app.Runtime, g *gate.Gate, verifier *authn.Verifier, store *revocation.Store, flags *flag.Store, watcher *flag.Watcher) (http.Handler, error) {
 	auth, err := credential.New(c.Management.Clients)
 	if err != nil {
 		return nil, err
@@ -25,6 +25,7 @@ func newAPI(c Config, rt *app.Runtime, verifier *authn.Verifier, store *revocati
 	auditor := account.LogAuditor{Log: rt.Log}
 	return account.New(auth,
 		&account.Tokens{Revoker: store, Checker: store, Inspector: inspector{verifier, time.Now}, Auditor: auditor, Now: time.Now},
+		&account.Explain{Explainer: g, TokenHeader: c.Tokens.Sources.Header},
 		account.NewFlags(flags, watcher, auditor, time.Now),
 	), nil
 }

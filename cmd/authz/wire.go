@@ -87,7 +87,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	if err != nil {
 		return err
 	}
-	api, err := newAPI(c, rt, verifier, store, flagStore, watcher)
+	api, err := newAPI(c, rt, g, verifier, store, flagStore, watcher)
 	if err != nil {
 		return err
 	}

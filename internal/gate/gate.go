@@ -117,26 +117,30 @@ func (g *Gate) SetRoutes(routes *policy.Set) { g.routes.Store(routes) }
 // mode says so, and then waits no longer than ctx.
 func (g *Gate) Decide(ctx context.Context, r *Request) Outcome {
 	o := Outcome{Now: g.now(), Tier: TierAnonymous, Address: r.Address}
-	g.decide(ctx, r, &o)
+	g.decide(ctx, r, &o, nil)
 	g.metrics.observe(&o, g.now().Sub(o.Now))
 	return o
 }
 
-func (g *Gate) decide(ctx context.Context, r *Request, o *Outcome) {
+// decide fills in the outcome, and notes its steps in e, which may be nil.
+func (g *Gate) decide(ctx context.Context, r *Request, o *Outcome, e *Explanation) {
 	if r.Method == "" || r.Path == "" {
 		o.refuse(http.StatusBadRequest, CodeMalformed, "The gateway was asked about a request without method or path.")
 		return
 	}
-	match := g.routes.Load().Match(r.Host, r.Method, r.Path)
+	routes := g.routes.Load()
+	match := routes.Match(r.Host, r.Method, r.Path)
 	o.Route = match.Route
+	e.route(routes, r)
 	if d := policy.DecideAddress(match.Route, r.Address); !d.Allowed {
+		e.note(Step{Name: "address", Detail: d.Detail, Got: r.Address.String()})
 		o.refuse(d.Status, d.Code, d.Detail)
 		return
 	}
 	var caller *authn.Principal
 	if match.WantsToken() {
 		var goOn bool
-		if caller, goOn = g.authenticate(ctx, r, match.Route, o); !goOn {
+		if caller, goOn = g.authenticate(ctx, r, match.Route, o, e); !goOn {
 			return
 		}
 	}
@@ -148,8 +152,9 @@ func (g *Gate) decide(ctx context.Context, r *Request, o *Outcome) {
 	}
 	subject := subjectOf(o.Principal, r.Address)
 	decision := policy.Decide(match.Route, &subject)
+	e.requirements(match.Route, &subject)
 	if match.Shadow != nil && decision.Allowed {
-		g.shadow(r, match.Shadow, caller)
+		g.shadow(r, match.Shadow, caller, e)
 	}
 	if !decision.Allowed {
 		o.refuse(decision.Status, decision.Code, decision.Detail)
@@ -180,9 +185,10 @@ func subjectOf(p *authn.Principal, address netip.Addr) policy.Subject {
 // authenticate finds the caller; nil is an anonymous one. It reports whether to
 // go on: where not, the outcome is a refusal. On a public route nothing about
 // the token refuses the request.
-func (g *Gate) authenticate(ctx context.Context, r *Request, route *policy.Route, o *Outcome) (*authn.Principal, bool) {
+func (g *Gate) authenticate(ctx context.Context, r *Request, route *policy.Route, o *Outcome, x *Explanation) (*authn.Principal, bool) {
 	public := route.Access == policy.Public
 	principal, err := g.verifier.Authenticate(ctx, &r.Request, o.Now)
+	x.token(principal, err)
 	if err != nil {
 		var e *authn.Error
 		switch {
@@ -199,6 +205,7 @@ func (g *Gate) authenticate(ctx context.Context, r *Request, route *policy.Route
 	}
 	token := RevocationToken(principal)
 	verdict, err := g.denylist.Check(ctx, &token, o.Now, stalePolicy(route.OnStale))
+	x.revocation(verdict, err)
 	switch {
 	case public && (err != nil || verdict.Revoked):
 		return nil, true
@@ -223,9 +230,13 @@ func RevocationToken(p *authn.Principal) revocation.Token {
 
 // shadow reports that a rule which is not in force would have refused what the
 // rule in force allows.
-func (g *Gate) shadow(r *Request, rule *policy.Route, caller *authn.Principal) {
+func (g *Gate) shadow(r *Request, rule *policy.Route, caller *authn.Principal, e *Explanation) {
 	subject := subjectOf(caller, r.Address)
 	would := policy.Decide(rule, &subject)
+	if e != nil {
+		e.note(Step{Name: "shadow", Passed: would.Allowed, Detail: "rule " + rule.Name + ", not in force: " + would.Code})
+		return
+	}
 	if would.Allowed {
 		return
 	}

@@ -323,6 +323,64 @@ func TestDPoPIsNotTakenForBearer(t *testing.T) {
 	}
 }
 
+// An explanation comes to the same decision as a Check, step by step.
+func TestExplain(t *testing.T) {
+	p := newParts(t, true)
+	plain := p.mint(t, authn.MintOptions{Tier: "premium", Session: "s-1"})
+	ended := p.mint(t, authn.MintOptions{Session: "s-2"})
+	if _, err := p.store.Revoke(t.Context(), revocation.Revocation{Kind: revocation.KindSession, ID: "s-2"}); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		path, token string
+		steps       string
+	}{
+		"allowed":      {"/api/x", plain, "route+ token+ revocation+"},
+		"no token":     {"/api/x", "", "route+ token-"},
+		"bad token":    {"/api/x", "x", "route+ token-"},
+		"ended":        {"/api/x", ended, "route+ token+ revocation-"},
+		"role":         {"/admin", plain, "route+ token+ revocation+"},
+		"address":      {"/inside", plain, "route+ address-"},
+		"unmatched":    {"/nowhere", plain, "route-"},
+		"shadow":       {"/open", plain, "route+ token+ revocation+"},
+		"two readings": {"/public/%252e%252e/admin", plain, "route"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := gate.Request{Request: authn.Request{Host: "h", Method: "GET", Path: c.path}, Address: netip.MustParseAddr("192.0.2.7")}
+			if c.token != "" {
+				r.Authorization = "Bearer " + c.token
+			}
+			e := p.gate.Explain(t.Context(), &r)
+			var steps []string
+			for _, s := range e.Steps {
+				mark := "-"
+				if s.Passed {
+					mark = "+"
+				}
+				steps = append(steps, s.Name+mark)
+				if c.token != "" && strings.Contains(s.Detail+s.Wanted+s.Got, c.token) && len(c.token) > 3 {
+					t.Errorf("a step repeats the token: %+v", s)
+				}
+			}
+			if got := strings.Join(steps, " "); !strings.HasPrefix(got, c.steps) {
+				t.Errorf("steps %s, want %s…", got, c.steps)
+			}
+			o := p.gate.Decide(t.Context(), &r)
+			if o.Allowed != e.Outcome.Allowed || o.Code != e.Outcome.Code || o.Status != e.Outcome.Status || o.Route != e.Outcome.Route {
+				t.Errorf("explained %+v, decided %+v", e.Outcome, o)
+			}
+		})
+	}
+	r := gate.Request{Request: authn.Request{Host: "h", Method: "GET", Path: "/open"}}
+	logged := p.log.Len()
+	if e := p.gate.Explain(t.Context(), &r); e.Steps[len(e.Steps)-1].Name != "shadow" || p.log.Len() != logged {
+		t.Errorf("an explanation of a shadow rule: %+v", e.Steps)
+	}
+	if e := p.gate.Explain(t.Context(), &gate.Request{}); e.Outcome.Code != gate.CodeMalformed {
+		t.Errorf("got %+v", e)
+	}
+}
+
 func BenchmarkDecide(b *testing.B) {
 	p := newParts(b, true)
 	r := gate.Request{

@@ -1,0 +1,101 @@
+package gate
+
+import (
+	"context"
+	"errors"
+
+	"github.com/tollgate-proxy/tollgate/internal/authn"
+	"github.com/tollgate-proxy/tollgate/internal/policy"
+	"github.com/tollgate-proxy/tollgate/internal/revocation"
+)
+
+// Step is one question that was asked on the way to a decision.
+type Step struct {
+	// Name is route, address, token, revocation, shadow or the key of a route's
+	// requirement.
+	Name string `json:"step"`
+	// Passed says whether the request went on.
+	Passed bool `json:"passed"`
+	// Detail says what was found, for operators; it holds no part of a token.
+	Detail string `json:"detail,omitempty"`
+	// Wanted and Got compare a requirement with what the caller has.
+	Wanted string `json:"wanted,omitempty"`
+	Got    string `json:"got,omitempty"`
+}
+
+// Explanation is a decision with the steps that led to it.
+type Explanation struct {
+	Outcome Outcome
+	Steps   []Step
+}
+
+// Explain decides the request as Decide does, through the same code, and says
+// how. It counts in no metric, and changes nothing but that a DPoP proof is used
+// up.
+func (g *Gate) Explain(ctx context.Context, r *Request) Explanation {
+	e := &Explanation{Outcome: Outcome{Now: g.now(), Tier: TierAnonymous, Address: r.Address}}
+	g.decide(ctx, r, &e.Outcome, e)
+	return *e
+}
+
+// The methods below do nothing on a nil Explanation: that is what a Check has.
+
+func (e *Explanation) note(s Step) {
+	if e != nil {
+		e.Steps = append(e.Steps, s)
+	}
+}
+
+// route notes which rule matched, and how the path was read.
+func (e *Explanation) route(routes *policy.Set, r *Request) {
+	if e == nil {
+		return
+	}
+	match, readings := routes.ExplainMatch(r.Host, r.Method, r.Path)
+	detail := "rule " + match.Route.Name
+	for _, reading := range readings {
+		detail += "; read as /" + reading.Path + " it meets " + reading.Route
+	}
+	e.note(Step{Name: "route", Passed: match.Route.Access != policy.Denied, Detail: detail})
+}
+
+func (e *Explanation) token(p *authn.Principal, err error) {
+	switch {
+	case e == nil:
+	case err == nil:
+		e.note(Step{Name: "token", Passed: true, Detail: "issued by " + p.Issuer + " for " + p.Subject + ", tier " + p.Tier})
+	default:
+		detail := err.Error()
+		var a *authn.Error
+		if errors.As(err, &a) {
+			detail = a.Code + ": " + a.Public
+			if a.Cause != nil {
+				detail += " (" + a.Cause.Error() + ")"
+			}
+		}
+		e.note(Step{Name: "token", Detail: detail})
+	}
+}
+
+func (e *Explanation) revocation(v revocation.Verdict, err error) {
+	switch {
+	case e == nil:
+	case err != nil:
+		e.note(Step{Name: "revocation", Detail: err.Error()})
+	case v.Revoked:
+		e.note(Step{Name: "revocation", Detail: string(v.Code) + ", by " + v.Why.String()})
+	default:
+		e.note(Step{Name: "revocation", Passed: true, Detail: "not revoked; known as of " + v.Staleness.String() + " ago"})
+	}
+}
+
+// requirements notes what the route asks for, and whether the caller has it.
+func (e *Explanation) requirements(route *policy.Route, s *policy.Subject) {
+	if e == nil {
+		return
+	}
+	steps, _ := policy.Explain(route, s)
+	for _, step := range steps {
+		e.note(Step{Name: step.Requirement, Passed: step.Met, Wanted: step.Wanted, Got: step.Got})
+	}
+}
