@@ -22,9 +22,13 @@ type batcher struct {
 	running int
 }
 
-// concurrentCalls is how many calls of the store may be under way at once. Two
-// keep the store busy while the answer of one is being read.
-const concurrentCalls = 2
+// While a call is under way another begins only when so many wait that it is
+// worth it: the larger the calls, the less each demand costs. concurrentCalls
+// is how many there may be.
+const (
+	worthACall      = MaxBatch / 2
+	concurrentCalls = 4
+)
 
 // maxBuckets bounds the buckets of one call: Lua's stack holds the keys.
 const maxBuckets = 1000
@@ -50,7 +54,7 @@ func (b *batcher) Take(_ context.Context, demands []*Demand) error {
 	t.demands, t.err = demands, nil
 	b.mu.Lock()
 	b.pending = append(b.pending, t)
-	start := b.running < concurrentCalls
+	start := b.running == 0 || b.running < concurrentCalls && len(b.pending) >= worthACall
 	if start {
 		b.running++
 	}
