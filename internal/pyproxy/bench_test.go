@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -32,6 +33,7 @@ func TestMain(m *testing.M) {
 		serveBench(kind, address)
 		return
 	}
+	log.SetOutput(io.Discard) // net/http's, about what broken services send
 	os.Exit(m.Run())
 }
 

@@ -120,9 +120,13 @@ func TestAnAddressThatFailsItsCallsIsEjected(t *testing.T) {
 	good := newBackend(t, says(ok("x")))
 	c := settings(bad.address, good.address)
 	c.Breaker.MinimumCalls = 1000
-	g := newGate(t, c)
+	var later atomic.Int64
+	g := newGate(t, c, func(o *pyproxy.Options) {
+		o.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+	})
 	until(t, "ejected", func() bool {
 		g.do("POST", "/post", "")
+		later.Add(int64(time.Second)) // a suspect is the last choice for a while
 		return g.metric("tollgate_pyproxy_ejections_total") == 1
 	})
 	before := bad.calls.Load()

@@ -17,6 +17,7 @@ type endpoint struct {
 	failures  atomic.Int32
 	ejections atomic.Int32
 	until     atomic.Int64 // ejected until this time, Unix nanoseconds
+	suspect   atomic.Int64 // the last choice until this time, Unix nanoseconds
 
 	// Owned by the upstream's health checker.
 	bad, good int
@@ -28,8 +29,14 @@ func (e *endpoint) available(now time.Time) bool {
 	return !e.unhealthy.Load() && !e.ejected(now)
 }
 
+// suspicion is how long an endpoint that failed a call is the last choice, for
+// each failure in a row. Without it an endpoint that fails fast looks idle,
+// draws the calls, and opens the circuit of a service whose other endpoints work.
+const suspicion = time.Second
+
 // pick returns the available endpoint with the fewest calls in flight that has
-// not been tried, ties broken at random; else any available one; else, since a
+// not been tried and has not just failed, ties broken at random; else one that
+// has; else any available one; else, since a
 // wrong health check must not take a whole service away, any at all. There is
 // always one: a name that was never found stands for itself.
 func pick(all []*endpoint, tried []*endpoint, now time.Time) *endpoint {
@@ -43,9 +50,12 @@ func pick(all []*endpoint, tried []*endpoint, now time.Time) *endpoint {
 		e := all[(first+i)%len(all)]
 		rank := 0
 		if e.available(now) {
-			rank = 2
+			rank = 4
 		}
 		if !contains(tried, e) {
+			rank += 2
+		}
+		if e.suspect.Load() <= now.UnixNano() {
 			rank++
 		}
 		load := e.inFlight.Load()
@@ -70,11 +80,14 @@ func contains(es []*endpoint, e *endpoint) bool {
 func (e *endpoint) succeeded() {
 	if e.failures.Load() != 0 {
 		e.failures.Store(0)
+		e.suspect.Store(0)
 	}
 }
 
 func (e *endpoint) failed(c EjectionConfig, all []*endpoint, now time.Time) time.Duration {
-	if e.failures.Add(1) < int32(c.Failures) || e.ejected(now) {
+	n := e.failures.Add(1)
+	e.suspect.Store(now.Add(min(suspicion*time.Duration(n), c.Base)).UnixNano())
+	if int(n) < c.Failures || e.ejected(now) {
 		return 0
 	}
 	out := 1
@@ -86,8 +99,7 @@ func (e *endpoint) failed(c EjectionConfig, all []*endpoint, now time.Time) time
 	if out*2 > len(all) {
 		return 0
 	}
-	n := e.ejections.Add(1)
-	d := min(c.Base*time.Duration(n), c.Max)
+	d := min(c.Base*time.Duration(e.ejections.Add(1)), c.Max)
 	e.failures.Store(0)
 	e.until.Store(now.Add(d).UnixNano())
 	return d

@@ -83,6 +83,8 @@ func TestPick(t *testing.T) {
 	now := time.Unix(1000, 0)
 	well := func(load int64) *endpoint { e := &endpoint{}; e.inFlight.Store(load); return e }
 	a, b, sick, out := well(1), well(2), well(0), well(0)
+	failed := well(0)
+	failed.failed(EjectionConfig{Failures: 5, Base: time.Minute}, nil, now)
 	sick.unhealthy.Store(true)
 	out.until.Store(now.Add(time.Second).UnixNano())
 	for _, tc := range []struct {
@@ -92,6 +94,8 @@ func TestPick(t *testing.T) {
 	}{
 		{"the least loaded", []*endpoint{b, a, sick, out}, nil, a},
 		{"not one that was tried", []*endpoint{a, b, sick, out}, []*endpoint{a}, b},
+		{"not one that just failed", []*endpoint{failed, b, sick, out}, nil, b},
+		{"a failed one rather than a tried one", []*endpoint{failed, b}, []*endpoint{b}, failed},
 		{"a tried one rather than a sick one", []*endpoint{a, sick, out}, []*endpoint{a}, a},
 		{"a sick one rather than none", []*endpoint{sick}, []*endpoint{sick}, sick},
 	} {
