@@ -118,10 +118,10 @@ type compiled struct {
 	dynamic  bool // has anything to decide by
 	// fractional: a number among the values is not whole.
 	fractional bool
-	variants []variant
-	byName   map[string]*variant
-	longest  int // bytes of the longest pair
-	metadata map[string]any
+	variants   []variant
+	byName     map[string]*variant
+	longest    int // bytes of the longest pair
+	metadata   map[string]any
 
 	byDefault *variant // nil leaves the value to the caller
 	off       *variant
