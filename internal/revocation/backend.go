@@ -13,12 +13,14 @@ import (
 
 // backend is the whole of what Store and Replica say to Redis. Its errors wrap ErrUnavailable.
 type backend struct {
-	rdb          redis.UniversalClient
-	write, prune *redis.Script
+	rdb                redis.UniversalClient
+	open, write, prune *redis.Script
 }
 
 func newBackend(rdb redis.UniversalClient) backend {
-	return backend{rdb: rdb, write: redis.NewScript(writeSource), prune: redis.NewScript(pruneSource)}
+	return backend{
+		rdb: rdb, open: redis.NewScript(openSource), write: redis.NewScript(writeSource), prune: redis.NewScript(pruneSource),
+	}
 }
 
 // written is what the write script answers.
@@ -132,6 +134,21 @@ func (b *backend) standing(ctx context.Context) (standing, error) {
 	due := s.time.Unix() + spare
 	s.evicted = (entries.Val() == 0 && lateEntries > due) || (marks.Val() == 0 && lateMarks > due)
 	return s, nil
+}
+
+// origin is how long a history without a revocation is kept. Where it runs out, replicas begin another.
+const origin = 25 * time.Hour
+
+// begin gives the position from which to take a snapshot; it begins a history where there is none.
+func (b *backend) begin(ctx context.Context) (standing, error) {
+	if err := b.open.Run(ctx, b.rdb, []string{keyMeta}, rand.Text(), int(origin.Seconds())).Err(); err != nil {
+		return standing{}, fmt.Errorf("%w: begin a history: %w", ErrUnavailable, err)
+	}
+	s, err := b.standing(ctx)
+	if err == nil && s.at.link == "" {
+		err = fmt.Errorf("%w: the history was lost at once", ErrUnavailable)
+	}
+	return s, err
 }
 
 // forget removes the position, after which every replica synchronises in full and writes back what it knows.

@@ -39,7 +39,7 @@ func testOptions() Options {
 func newClient(t testing.TB, addr string) redis.UniversalClient {
 	t.Helper()
 	rdb := redis.NewClient(&redis.Options{
-		Addr: addr, DialTimeout: time.Second, ReadTimeout: 500 * time.Millisecond, WriteTimeout: 500 * time.Millisecond,
+		Addr: addr, DialTimeout: time.Second, ReadTimeout: 3 * time.Second, WriteTimeout: 3 * time.Second,
 		MaxRetries: -1, ContextTimeoutEnabled: true,
 	})
 	t.Cleanup(func() { _ = rdb.Close() })
@@ -88,13 +88,13 @@ func startReplica(t testing.TB, addr string) *Replica {
 	return r
 }
 
-// eventually polls until the condition holds, and fails the test after ten seconds.
+// eventually polls until the condition holds, and fails the test after half a minute.
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for !holds() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not so after ten seconds: %s", what)
+			t.Fatalf("not so after half a minute: %s", what)
 		}
 		sleep(t.Context(), time.Millisecond)
 	}

@@ -30,8 +30,6 @@ type Replica struct {
 	mu  sync.Mutex // guards at, and the order in which the feed is applied
 	at  position
 	due string // why a full synchronisation is due; empty when none is
-	// lost is set with due where Redis may know less than this replica.
-	lost bool
 
 	// wake tells the manager that a synchronisation is due.
 	wake chan struct{}
@@ -200,7 +198,6 @@ func (r *Replica) demand(cause string) {
 	if r.due == "" || cause == dueFork {
 		r.due = cause
 	}
-	r.lost = r.lost || cause == dueFork
 	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:
@@ -217,17 +214,17 @@ func (r *Replica) demandFor(err error) {
 	}
 }
 
-// syncDue tells whether a full synchronisation is due, and why.
-func (r *Replica) syncDue() (cause string, lost bool) {
+// syncDue says why a full synchronisation is due; empty where none is.
+func (r *Replica) syncDue() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.due, r.lost
+	return r.due
 }
 
 // resync loads a snapshot and takes up the feed where the snapshot began. What the replica knows beyond the snapshot it
 // keeps.
 func (r *Replica) resync(ctx context.Context) error {
-	before, err := r.backend.standing(ctx)
+	before, err := r.backend.begin(ctx)
 	if err != nil {
 		return err
 	}
@@ -248,6 +245,6 @@ func (r *Replica) resync(ctx context.Context) error {
 	r.metrics.unread.Add(float64(bad))
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.at, r.due, r.lost = before.at, "", false
+	r.at, r.due = before.at, ""
 	return nil
 }

@@ -45,7 +45,7 @@ func (r *Replica) manage(ctx context.Context, restore chan<- struct{}) {
 		wait := r.options.Heartbeat
 		err := r.synchronise(ctx, restore)
 		if err == nil {
-			if due, _ := r.syncDue(); due == "" {
+			if r.syncDue() == "" {
 				err = r.beat(ctx)
 			}
 		}
@@ -63,19 +63,21 @@ func (r *Replica) manage(ctx context.Context, restore chan<- struct{}) {
 	}
 }
 
-// synchronise loads a snapshot if one is due.
+// synchronise loads a snapshot if one is due. Where the replica knew something before, Redis may know less: a gap can
+// hide that the feed started over. So what it knows is written back, whatever the cause.
 func (r *Replica) synchronise(ctx context.Context, restore chan<- struct{}) error {
-	cause, lost := r.syncDue()
+	cause := r.syncDue()
 	if cause == "" {
 		return nil
 	}
 	began := r.options.Now()
+	knew := r.set.len() > 0
 	if err := r.resync(ctx); err != nil {
 		return err
 	}
 	r.metrics.resyncs.WithLabelValues(cause).Inc()
 	level := slog.LevelInfo
-	if lost && r.set.len() > 0 {
+	if knew && cause == dueFork {
 		level = slog.LevelError
 	}
 	r.log.Log(ctx, level, "revocation state synchronised",
@@ -84,7 +86,7 @@ func (r *Replica) synchronise(ctx context.Context, restore chan<- struct{}) erro
 		slog.Int("marks", r.set.marks.len()),
 		slog.Int64("sequence", r.position().seq),
 		slog.Duration("took", r.options.Now().Sub(began)))
-	if lost {
+	if knew {
 		select {
 		case restore <- struct{}{}:
 		default:
@@ -156,7 +158,7 @@ func (r *Replica) follow(ctx context.Context) {
 	const least, most = 10 * time.Millisecond, time.Second
 	pause := least
 	for ctx.Err() == nil {
-		if due, _ := r.syncDue(); due != "" {
+		if r.syncDue() != "" {
 			sleep(ctx, least)
 			continue
 		}

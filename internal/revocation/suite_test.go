@@ -318,6 +318,7 @@ func TestRedisAway(t *testing.T) {
 		"scan":     func(ctx context.Context) error { _, err := b.scan(ctx, func(change) {}); return err },
 		"standing": func(ctx context.Context) error { _, err := b.standing(ctx); return err },
 		"tail":     func(ctx context.Context) error { _, _, err := b.tail(ctx, position{}, noBlock); return err },
+		"begin":    func(ctx context.Context) error { _, err := b.begin(ctx); return err },
 		"forget":   b.forget,
 	} {
 		if err := call(t.Context()); !errors.Is(err, ErrUnavailable) {

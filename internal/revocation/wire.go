@@ -13,7 +13,7 @@ import (
 
 // What is kept in Redis, all under one hash tag, since one script writes it:
 //
-//	meta     hash: seq (changes so far), link (a random name for the last one), until (the last expiry),
+//	meta     hash: seq (changes so far), link (a random name for the last one, or for the origin), until (the last expiry),
 //	         marked (the last expiry of a mark)
 //	entries  sorted set: member -> expiry in Unix seconds, of entries and marks alike
 //	marks    hash: member -> notBefore:tie:expiry:version
@@ -38,6 +38,9 @@ const (
 
 //go:embed lua/write.lua
 var writeSource string
+
+//go:embed lua/open.lua
+var openSource string
 
 //go:embed lua/prune.lua
 var pruneSource string

@@ -33,12 +33,12 @@ func track(t *testing.T, b rig) (tracker *Tracker, stop func()) {
 
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for !holds() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not so after ten seconds: %s", what)
+			t.Fatalf("not so after half a minute: %s", what)
 		}
 		<-tick.C
 	}

@@ -19,6 +19,16 @@ end
 local known = redis.call('HMGET', meta, 'seq', 'link', 'until', 'marked')
 local seq, prev = tonumber(known[1] or 0), known[2] or ''
 local last, marked = tonumber(known[3] or 0), tonumber(known[4] or 0)
+
+-- State that had not expired is gone: Redis evicted it. Starting over makes every replica write back what it knows. The
+-- minute to spare is for clocks that differ.
+local function gone(key, late)
+  return late > now + 60 and redis.call('EXISTS', key) == 0
+end
+if gone(entries, last) or gone(marks, marked) then
+  seq, prev, last, marked = 0, '', 0, 0
+end
+
 local changes, result = {}, {seq, 0}
 for i = 5, #ARGV, 2 do
   local member, value = ARGV[i], ARGV[i + 1]
