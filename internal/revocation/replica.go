@@ -101,6 +101,8 @@ func NewReplica(rdb redis.UniversalClient, o Options) (*Replica, error) {
 		gauge("marks", "Not-before marks held in memory.", func() float64 { return float64(r.set.marks.len()) }),
 		gauge("set_bytes", "Memory that the entries and marks take.", func() float64 { return float64(r.set.bytes()) }),
 		gauge("ready", "1 after the first full synchronisation.", func() float64 { return boolGauge(r.Ready()) }),
+		gauge("redis_clock_ahead_seconds", "Redis's clock less this process's, to the second.",
+			func() float64 { return float64(r.steady() + r.redisAhead.Load() - r.options.Now().Unix()) }),
 		gauge("full", "1 while something did not fit into memory.", func() float64 { return boolGauge(r.set.full.Load()) }),
 		gauge("staleness_seconds", "How old the replica's knowledge is; +Inf before the first synchronisation.",
 			func() float64 { return r.stalenessSeconds() }))

@@ -476,7 +476,7 @@ func TestReplicaMetrics(t *testing.T) {
 	for _, want := range []string{
 		"tollgate_revocation_entries", "tollgate_revocation_feed_changes_total", "tollgate_revocation_full",
 		"tollgate_revocation_marks", "tollgate_revocation_ready", "tollgate_revocation_restored_total",
-		"tollgate_revocation_resyncs_total", "tollgate_revocation_set_bytes", "tollgate_revocation_staleness_seconds",
+		"tollgate_revocation_redis_clock_ahead_seconds", "tollgate_revocation_resyncs_total", "tollgate_revocation_set_bytes", "tollgate_revocation_staleness_seconds",
 		"tollgate_revocation_unreadable_total", "tollgate_revocation_written_total",
 	} {
 		if !slices.Contains(names, want) {

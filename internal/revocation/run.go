@@ -187,7 +187,7 @@ func (r *Replica) sweep(ctx context.Context) {
 }
 
 func (r *Replica) sweepOnce(ctx context.Context) {
-	now := sweepTime(r.options.Now().Unix(), r.steady(), r.steady()+r.redisAhead.Load())
+	now := r.earliest()
 	r.set.sweep(now)
 	if r.set.full.Load() && r.set.len() < r.options.MaxEntries {
 		r.demand(dueFull)
@@ -203,6 +203,11 @@ func (r *Replica) sweepOnce(ctx context.Context) {
 // steady is the wall clock at the start moved on by the monotonic clock, in Unix seconds.
 func (r *Replica) steady() int64 {
 	return r.started.Unix() + int64(r.options.Now().Sub(r.started)/time.Second)
+}
+
+// earliest is the time by which to forget, in Unix seconds.
+func (r *Replica) earliest() int64 {
+	return sweepTime(r.options.Now().Unix(), r.steady(), r.steady()+r.redisAhead.Load())
 }
 
 // restore writes what this replica knows back to Redis, whenever Redis has lost something. Every replica does: what is
@@ -232,7 +237,7 @@ func (r *Replica) restore(ctx context.Context, wanted <-chan struct{}) {
 
 func (r *Replica) restoreShard(ctx context.Context, shard int) (restored int, err error) {
 	now := r.options.Now()
-	changes := r.set.live(shard, now.Unix())
+	changes := r.set.live(shard, r.earliest())
 	for done := 0; done < len(changes) && err == nil; done += batchSize {
 		var w written
 		w, err = r.backend.put(ctx, modeMerge, changes[done:min(done+batchSize, len(changes))], now)

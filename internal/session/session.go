@@ -167,8 +167,8 @@ type Seen struct {
 // part. Safe for concurrent use. Errors other than those named wrap ErrUnavailable.
 type Store interface {
 	// Register adds a session created at now, making room by the limits. A session that is there already is kept, seen
-	// now, and is not counted twice; its description is replaced unless s is Inferred. It returns ErrTooMany or ErrEnded; the outcome's Owed
-	// holds even then.
+	// now, and is not counted twice; its description is replaced unless s is Inferred. It returns ErrTooMany or ErrEnded;
+	// the outcome's Owed holds even then.
 	Register(ctx context.Context, s Session, l Limits, now time.Time) (Outcome, error)
 	// List returns the user's sessions.
 	List(ctx context.Context, user string, l Limits, now time.Time) (Outcome, error)
