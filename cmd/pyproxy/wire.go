@@ -11,6 +11,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/httpcache"
 	"github.com/tollgate-proxy/tollgate/internal/pyproxy"
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
+	"github.com/tollgate-proxy/tollgate/internal/replica"
 )
 
 // wire builds the process.
@@ -30,14 +31,14 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	if err != nil {
 		return err
 	}
-	hints := pyproxy.NewHints(conn, rt.Log)
+	hints := replica.NewHints(conn, rt.Log)
 	o := pyproxy.Options{
 		Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer, Propagator: rt.Propagator,
 		Now: time.Now, OnOpen: hints.Opened,
 	}
 	var store httpcache.Store
 	if c.Cache.Redis {
-		store = httpcache.NewRedis(conn)
+		store = replica.NewCache(conn)
 	}
 	o.Cache = pyproxy.NewCache(c.Cache, store, o)
 	proxy := pyproxy.New(c.Config, o)

@@ -14,13 +14,12 @@ type key [sha256.Size]byte
 
 const flagsHeader = "X-Feature-Flags"
 
-// keyed are part of every key. passed reach the service although no key has
-// them: they name the exchange, and a service that answers differently for them
-// is beyond help.
-var (
-	keyed  = []string{"Accept", "Content-Type"}
-	passed = []string{"Traceparent", "Tracestate", requestID}
-)
+// keyed are part of every key.
+func keyed() [2]string { return [2]string{"Accept", "Content-Type"} }
+
+// passed reach the service although no key has them: they name the exchange, and
+// a service that answers differently for them is beyond help.
+func passed() [3]string { return [3]string{"Traceparent", "Tracestate", requestID} }
 
 const requestID = "X-Request-Id"
 
@@ -33,8 +32,9 @@ func (p *Policy) request(r *http.Request, body []byte, epoch string) (key, http.
 		method = http.MethodGet
 	}
 	write(s, p.Route, epoch, method, r.URL.Path, r.URL.RawQuery, string(body))
-	out := make(http.Header, len(keyed)+len(passed)+len(p.Vary)+2)
-	for _, names := range [2][]string{keyed, p.Vary} {
+	always := keyed()
+	out := make(http.Header, len(always)+len(p.Vary)+6)
+	for _, names := range [2][]string{always[:], p.Vary} {
 		for _, name := range names {
 			v := r.Header[name]
 			count(s, len(v))
@@ -51,7 +51,7 @@ func (p *Policy) request(r *http.Request, body []byte, epoch string) (key, http.
 			out[flagsHeader] = []string{flags}
 		}
 	}
-	for _, name := range passed {
+	for _, name := range passed() {
 		if v := r.Header[name]; v != nil {
 			out[name] = v
 		}

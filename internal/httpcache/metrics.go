@@ -15,7 +15,9 @@ const (
 	results
 )
 
-var resultNames = [results]string{"hit", "stale", "revalidated", "miss", "collapsed", "bypass"}
+func (r result) String() string {
+	return [results]string{"hit", "stale", "revalidated", "miss", "collapsed", "bypass"}[r]
+}
 
 type metrics struct {
 	requests    *prometheus.CounterVec
@@ -45,7 +47,7 @@ func (m *metrics) collectors() []prometheus.Collector {
 
 func (m *metrics) route(name string) (r [results]prometheus.Counter) {
 	for i := range r {
-		r[i] = m.requests.WithLabelValues(name, resultNames[i])
+		r[i] = m.requests.WithLabelValues(name, result(i).String())
 	}
 	return r
 }

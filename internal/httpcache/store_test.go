@@ -8,15 +8,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tollgate-proxy/tollgate/internal/httpcache"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
+	"github.com/tollgate-proxy/tollgate/internal/replica"
 )
 
-// replica is a cache of its own on a shared store.
-func replica(f *fixture, s httpcache.Store, p httpcache.Policy) *fixture {
+// onStore is a cache of its own on a shared store.
+func onStore(f *fixture, s httpcache.Store, p httpcache.Policy) *fixture {
 	r := &fixture{T: f.T, service: f.service, at: f.now(), registry: f.registry}
 	o := options(r)
 	o.Store, o.Metrics = s, nil
@@ -36,45 +36,6 @@ func (f *fixture) running() *fixture {
 	return f
 }
 
-func TestStore(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, c *redis.Client) {
-		s := httpcache.NewRedis(c)
-		ctx := t.Context()
-		if b, err := s.Get(ctx, "none"); b != nil || err != nil {
-			t.Fatal(b, err)
-		}
-		if err := s.Set(ctx, "k", []byte("v\x00"), time.Minute); err != nil {
-			t.Fatal(err)
-		}
-		if b, err := s.Get(ctx, "k"); string(b) != "v\x00" || err != nil {
-			t.Fatal(b, err)
-		}
-		if ttl := c.TTL(ctx, "tollgate:cache:entry:k").Val(); ttl <= 0 || ttl > time.Minute {
-			t.Fatal(ttl)
-		}
-		if m, err := s.Epochs(ctx); len(m) != 0 || err != nil {
-			t.Fatal(m, err)
-		}
-		for _, v := range []string{"1", "2"} {
-			if err := s.SetEpoch(ctx, "name", v); err != nil {
-				t.Fatal(err)
-			}
-		}
-		m, err := s.Epochs(ctx)
-		if d := cmp.Diff(map[string]string{"name": "2"}, m); d != "" || err != nil {
-			t.Fatal(d, err)
-		}
-		c.Close()
-		_, e1 := s.Get(ctx, "k")
-		_, e2 := s.Epochs(ctx)
-		for _, err := range []error{e1, e2, s.Set(ctx, "k", nil, time.Second), s.SetEpoch(ctx, "n", "v")} {
-			if err == nil {
-				t.Fatal("no error without a server")
-			}
-		}
-	})
-}
-
 func TestReplicasShareAnswersAndPurges(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, c *redis.Client) {
 		p := minute
@@ -82,11 +43,14 @@ func TestReplicasShareAnswersAndPurges(t *testing.T) {
 		long := strings.Repeat("a long answer, worth compressing; ", 1000)
 		f := newFixture(t, p, nil)
 		f.answer = numbered("X-Long", "no")
-		s := httpcache.NewRedis(c)
-		a, b := replica(f, s, p).running(), replica(f, s, p).running()
+		s := replica.NewCache(c)
+		a, b := onStore(f, s, p).running(), onStore(f, s, p).running()
+		n := 0
 		until(t, "both know the store's purges", func() bool {
-			return !strings.Contains(a.ask("GET", "/x", "").body+b.ask("GET", "/x", "").body, "zzz") && c.Exists(t.Context(), "tollgate:cache:entry:none").Val() == 0 &&
-				sharing(a, b)
+			n++
+			path := fmt.Sprint("/probe/", n)
+			one := a.ask("GET", path, "").body
+			return b.ask("GET", path, "").body == one
 		})
 		one := a.ask("GET", "/shared", "").body
 		b.want(b.ask("GET", "/shared", ""), one, "hit")
@@ -109,16 +73,6 @@ func TestReplicasShareAnswersAndPurges(t *testing.T) {
 	})
 }
 
-var probes int
-
-// sharing says whether what one replica has fetched the other has.
-func sharing(a, b *fixture) bool {
-	probes++
-	path := fmt.Sprint("/probe/", probes)
-	one := a.ask("GET", path, "").body
-	return b.ask("GET", path, "").body == one
-}
-
 // memory is a Store that fails on demand.
 type memory struct {
 	fail  error
@@ -137,7 +91,7 @@ func (m *memory) SetEpoch(context.Context, string, string) error    { return m.f
 func TestNothingDependsOnTheStore(t *testing.T) {
 	m := &memory{}
 	f := newFixture(t, minute, numbered())
-	r := replica(f, m, minute)
+	r := onStore(f, m, minute)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	r.cache.Run(ctx) // one look at the purges
@@ -164,7 +118,7 @@ func TestNothingDependsOnTheStore(t *testing.T) {
 func TestAStoreWhosePurgesAreUnknownIsNotAsked(t *testing.T) {
 	m := &memory{}
 	f := newFixture(t, minute, numbered())
-	r := replica(f, m, minute)
+	r := onStore(f, m, minute)
 	r.ask("GET", "/", "")
 	if m.calls != 0 {
 		t.Fatal("asked")

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 		serveBench(kind, address)
 		return
 	}
-	log.SetOutput(io.Discard) // net/http's, about what broken services send
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // net/http's, about what broken services send
 	os.Exit(m.Run())
 }
 
@@ -59,7 +59,7 @@ func serveBench(kind, address string) {
 	if err != nil {
 		panic(err)
 	}
-	fmt.Println(l.Addr())
+	fmt.Fprintln(os.Stdout, l.Addr())
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)

@@ -180,7 +180,7 @@ func (c *caller) worthRepeating(resp *http.Response, fail *failure) bool {
 // wait is how long to wait before the next attempt, if there is time for it.
 func (c *caller) wait(resp *http.Response, n int, deadline time.Time) (time.Duration, bool) {
 	now := c.proxy.now()
-	d := c.backoff.Delay(n, rand.Float64())
+	d := c.backoff.Delay(n, rand.Float64()) //nolint:gosec // spreads load, guards nothing
 	if resp != nil {
 		if asked, ok := resilience.ParseRetryAfter(resp.Header.Get("Retry-After"), now); ok {
 			if asked > c.backoff.Max {

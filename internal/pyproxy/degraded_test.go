@@ -1,9 +1,7 @@
 package pyproxy_test
 
 import (
-	"context"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -12,10 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/tollgate-proxy/tollgate/internal/pyproxy"
-	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
 func TestKeptAnswersServeWhileTheCircuitIsOpen(t *testing.T) {
@@ -181,35 +176,6 @@ func TestUnsafeRequestsAreNotHedged(t *testing.T) {
 	if r := <-done; r.status != 200 || b.calls.Load()+d.calls.Load() != 1 {
 		t.Fatalf("%+v", r)
 	}
-}
-
-func TestReplicasHintAtOpenedCircuits(t *testing.T) {
-	redistest.Each(t, func(t *testing.T, c *redis.Client) {
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		log := slog.New(slog.DiscardHandler)
-		a, b := pyproxy.NewHints(c, log), pyproxy.NewHints(c, log)
-		var own atomic.Int64
-		heard := make(chan string, 100)
-		done := make(chan struct{}, 2)
-		go func() { a.Run(ctx, func(string) { own.Add(1) }); done <- struct{}{} }()
-		go func() { b.Run(ctx, func(u string) { heard <- u }); done <- struct{}{} }()
-		until(t, "heard", func() bool { // a subscription takes its time
-			a.Opened("ml")
-			select {
-			case u := <-heard:
-				return u == "ml"
-			case <-time.After(10 * time.Millisecond):
-				return false
-			}
-		})
-		if own.Load() != 0 {
-			t.Fatal("heard its own")
-		}
-		cancel()
-		<-done
-		<-done
-	})
 }
 
 func TestAHintMakesTheReplicaLookAtOnce(t *testing.T) {

@@ -42,7 +42,7 @@ const suspicion = time.Second
 func pick(all []*endpoint, tried []*endpoint, now time.Time) *endpoint {
 	first := 0
 	if len(all) > 1 {
-		first = rand.IntN(len(all))
+		first = rand.IntN(len(all)) //nolint:gosec // spreads load, guards nothing
 	}
 	var best *endpoint
 	bestRank, bestLoad := -1, int64(0)

@@ -93,7 +93,7 @@ func TestADrippingBodyEndsAtItsDeadline(t *testing.T) {
 			if _, err := io.WriteString(c, "x"); err != nil {
 				return false
 			}
-			time.Sleep(time.Millisecond) // a drip is what this service does
+			<-time.After(time.Millisecond) // a drip is what this service does
 		}
 	})
 	c := settings(b.address)

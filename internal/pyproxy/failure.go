@@ -31,9 +31,10 @@ const (
 	causes                // how many there are
 )
 
-var causeNames = [causes]string{"ok", "error_status", "throttled", "connect", "timeout", "broken", "body", "client_gone", "client_slow", "too_large", "circuit_open", "overload"}
-
-func (c cause) String() string { return causeNames[c] }
+// String is the cause as metrics and spans show it.
+func (c cause) String() string {
+	return [causes]string{"ok", "error_status", "throttled", "connect", "timeout", "broken", "body", "client_gone", "client_slow", "too_large", "circuit_open", "overload"}[c]
+}
 
 // outcome is what the breaker is told.
 func (c cause) outcome() resilience.Outcome {

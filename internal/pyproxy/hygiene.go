@@ -9,28 +9,14 @@ import (
 
 var errNominated = errors.New("the Connection header names a header that must reach the service")
 
-// identity are the headers that the edge sets; prefixes cover families.
-var (
-	identityNames    = []string{"X-Consent", "X-Session-Id"}
-	identityPrefixes = []string{"X-User-", "X-Feature-", "X-Risk-", "X-Tollgate-"}
-)
-
-// isIdentity takes a canonical header name.
+// isIdentity says whether a canonical name is one of the headers that the edge sets.
 func isIdentity(name string) bool {
-	if !strings.HasPrefix(name, "X-") {
+	rest, ok := strings.CutPrefix(name, "X-")
+	if !ok {
 		return false
 	}
-	for _, n := range identityNames {
-		if name == n {
-			return true
-		}
-	}
-	for _, p := range identityPrefixes {
-		if strings.HasPrefix(name, p) {
-			return true
-		}
-	}
-	return false
+	return rest == "Consent" || rest == "Session-Id" || strings.HasPrefix(rest, "User-") || strings.HasPrefix(rest, "Feature-") ||
+		strings.HasPrefix(rest, "Risk-") || strings.HasPrefix(rest, "Tollgate-")
 }
 
 // sanitise removes from h, in place, what must not reach a service:

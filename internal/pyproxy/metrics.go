@@ -111,19 +111,28 @@ func (r *routeMetrics) answered(status int, took time.Duration) {
 type live struct {
 	upstreams []*upstream
 	now       func() time.Time
+	desc      descriptions
 }
 
-var (
-	descState     = prometheus.NewDesc("tollgate_pyproxy_breaker_state", "State of a circuit breaker: 0 closed, 1 half-open, 2 open.", []string{"upstream", "class"}, nil)
-	descLimit     = prometheus.NewDesc("tollgate_pyproxy_concurrency_limit", "Calls that may be in flight.", []string{"upstream", "class"}, nil)
-	descInFlight  = prometheus.NewDesc("tollgate_pyproxy_attempts_in_flight", "Calls in flight.", []string{"upstream", "class"}, nil)
-	descBudget    = prometheus.NewDesc("tollgate_pyproxy_retry_budget", "Retries that the budget holds.", []string{"upstream"}, nil)
-	descAddresses = prometheus.NewDesc("tollgate_pyproxy_addresses", "Addresses of an upstream by state.", []string{"upstream", "state"}, nil)
-)
+// descriptions of what live exports.
+type descriptions struct{ state, limit, inFlight, budget, addresses *prometheus.Desc }
+
+func newLive(us []*upstream, now func() time.Time) *live {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("tollgate_pyproxy_"+name, help, labels, nil)
+	}
+	return &live{upstreams: us, now: now, desc: descriptions{
+		state:     desc("breaker_state", "State of a circuit breaker: 0 closed, 1 half-open, 2 open.", "upstream", "class"),
+		limit:     desc("concurrency_limit", "Calls that may be in flight.", "upstream", "class"),
+		inFlight:  desc("attempts_in_flight", "Calls in flight.", "upstream", "class"),
+		budget:    desc("retry_budget", "Retries that the budget holds.", "upstream"),
+		addresses: desc("addresses", "Addresses of an upstream by state.", "upstream", "state"),
+	}}
+}
 
 // Describe sends the descriptions.
 func (l *live) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descState, descLimit, descInFlight, descBudget, descAddresses} {
+	for _, d := range []*prometheus.Desc{l.desc.state, l.desc.limit, l.desc.inFlight, l.desc.budget, l.desc.addresses} {
 		ch <- d
 	}
 }
@@ -134,18 +143,18 @@ func (l *live) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	for _, u := range l.upstreams {
-		gauge(descBudget, u.budget.Left(), u.Name)
+		gauge(l.desc.budget, u.budget.Left(), u.Name)
 		counts := u.addressStates(l.now())
-		for _, s := range addressStates {
-			gauge(descAddresses, float64(counts[s]), u.Name, s)
+		for _, s := range addressStates() {
+			gauge(l.desc.addresses, float64(counts[s]), u.Name, s)
 		}
 		for _, c := range u.circuits {
 			s, _ := c.breaker.State()
-			gauge(descState, float64(s), u.Name, c.class)
+			gauge(l.desc.state, float64(s), u.Name, c.class)
 			if c.limit != nil {
 				limit, inFlight := c.limit.Now()
-				gauge(descLimit, float64(limit), u.Name, c.class)
-				gauge(descInFlight, float64(inFlight), u.Name, c.class)
+				gauge(l.desc.limit, float64(limit), u.Name, c.class)
+				gauge(l.desc.inFlight, float64(inFlight), u.Name, c.class)
 			}
 		}
 	}

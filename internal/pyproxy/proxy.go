@@ -2,8 +2,6 @@ package pyproxy
 
 import (
 	"context"
-	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -89,7 +87,7 @@ func New(c Config, o Options) *Proxy {
 	}
 	p.router = newRouter(routes)
 	if o.Metrics != nil {
-		o.Metrics.MustRegister(append(p.metrics.collectors(), &live{p.upstreams, p.now})...)
+		o.Metrics.MustRegister(append(p.metrics.collectors(), newLive(p.upstreams, p.now))...)
 	}
 	return p
 }
@@ -145,7 +143,7 @@ func (p *Proxy) newRoute(c Route) *route {
 		Transport:    p.layers(c, caller),
 		BufferPool:   &buffers{},
 		ErrorHandler: p.answerFailure(rt),
-		ErrorLog:     log.New(io.Discard, "", 0), // every error has reached a metric and, where sampled, a span
+		ErrorLog:     slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // every error has reached a metric and, where sampled, a span
 	}}
 	return rt
 }

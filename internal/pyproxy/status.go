@@ -13,7 +13,7 @@ const (
 	stateEjected   = "ejected"
 )
 
-var addressStates = []string{stateHealthy, stateUnhealthy, stateEjected}
+func addressStates() []string { return []string{stateHealthy, stateUnhealthy, stateEjected} }
 
 // UpstreamStatus is the live state of one upstream.
 type UpstreamStatus struct {

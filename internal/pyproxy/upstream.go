@@ -223,7 +223,7 @@ func check1(ctx context.Context, timeout time.Duration, client *http.Client, url
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close() // the connection is not kept: each check is a new one
+	_ = resp.Body.Close() // the connection is not kept: each check is a new one
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
 		return fmt.Errorf("status %d", resp.StatusCode)
 	}

@@ -1,4 +1,4 @@
-package pyproxy
+package replica
 
 import (
 	"context"
