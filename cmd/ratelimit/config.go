@@ -103,7 +103,7 @@ func defaults() Config {
 		Limits: LimitsConfig{Headers: true},
 		Store: StoreConfig{
 			Timeout: 20 * time.Millisecond, OnFailure: string(ratelimit.FailLocal), Replicas: 1,
-			DenyCache: 100_000, LeaseLife: time.Second, LocalBuckets: 100_000, Failures: 3, ProbeInterval: 250 * time.Millisecond,
+			DenyCache: 100_000, LeaseLife: 2 * time.Second, LocalBuckets: 100_000, Failures: 3, ProbeInterval: 250 * time.Millisecond,
 		},
 	}
 }

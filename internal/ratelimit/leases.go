@@ -29,7 +29,7 @@ const (
 	// leaseShare is the part of what a bucket has left that one lease may take.
 	leaseShare = 16
 	// firstLease and lastLease bound a lease, in tokens.
-	firstLease = 4
+	firstLease = 8
 	lastLease  = 1024
 )
 

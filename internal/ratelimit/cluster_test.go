@@ -1,0 +1,119 @@
+package ratelimit
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/redistest"
+)
+
+// startCluster starts three masters that share the slots.
+func startCluster(t *testing.T) *redis.ClusterClient {
+	t.Helper()
+	ctx := t.Context()
+	var addrs []string
+	for range 3 {
+		addrs = append(addrs, redistest.Server(t, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "2000"))
+	}
+	host, port, err := net.SplitHostPort(addrs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	const slots = 16384
+	for i, a := range addrs {
+		c := redis.NewClient(&redis.Options{Addr: a})
+		defer c.Close()
+		if err := c.ClusterAddSlotsRange(ctx, i*slots/3, (i+1)*slots/3-1).Err(); err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 {
+			if err := c.ClusterMeet(ctx, host, port).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "the cluster is whole", func() bool {
+			if i < 2 {
+				return true
+			}
+			for _, a := range addrs {
+				n := redis.NewClient(&redis.Options{Addr: a})
+				info, err := n.ClusterInfo(ctx).Result()
+				_ = n.Close()
+				if err != nil || !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_known_nodes:3") {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs})
+	t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// TestCluster decides on three real nodes: users all over them, the system's
+// bucket on one, and neither is ever charged for a denied request.
+func TestCluster(t *testing.T) {
+	client := startCluster(t)
+	rules := mustParse(t, `domain: tollgate
+system: [{unit: year, requests_per_unit: 1000}]
+tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{unit: year, requests_per_unit: 30}, {unit: month, requests_per_unit: 40}]}]}`)
+	l := newLab(t, rules, func(o *Options) {
+		o.Store, o.Timeout, o.Now = NewRedis(client, true), 10*time.Second, time.Now
+	})
+	var granted atomic.Int64
+	var wg sync.WaitGroup
+	for c := range 8 {
+		wg.Go(func() {
+			var dec Decision
+			for i := range 100 {
+				req := request(of("a", fmt.Sprint("user-", (c+i)%20), "x"))
+				if err := l.Decide(context.Background(), &req, &dec); err != nil {
+					t.Error(err)
+					return
+				}
+				if dec.Path != PathExact {
+					t.Errorf("path %s", dec.Path)
+				}
+				if dec.Allowed {
+					granted.Add(1)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if g := granted.Load(); g != 600 {
+		t.Errorf("granted %d to 20 users of 30 each", g)
+	}
+	dec := l.decide(request(Descriptor{Entries: []Entry{{"user", "user-new"}}}.with(0)))
+	if s := dec.Statuses[0]; s.Remaining != 30 {
+		t.Errorf("%+v", s)
+	}
+	d := &Demand{Charges: []Charge{{Key: rules.domains["tollgate"].systemKeys[0], Capacity: rules.domains["tollgate"].system[0].capacity}}}
+	take(t, l.store, d)
+	if used := (d.Charges[0].Level - d.Now) / rules.domains["tollgate"].system[0].interval; used != 599 && used != 600 {
+		t.Errorf("the system was charged %d for 600", used)
+	}
+	// Where the system denies, the user's charge comes back.
+	big := request(of("a", "user-big", "x").with(30))
+	for range 20 {
+		l.decide(big)
+		big.Descriptors[0].Entries[1].Value += "x"
+	}
+	dec = l.decide(request(of("a", "user-poor", "x").with(30)))
+	if dec.Allowed {
+		t.Fatalf("%+v", dec)
+	}
+	states, err := l.State(t.Context(), "tollgate", []Entry{{"tier", "a"}, {"user", "user-poor"}})
+	if err != nil || len(states) != 3 || states[0].Remaining != 30 {
+		t.Errorf("%+v, %v", states, err)
+	}
+}
