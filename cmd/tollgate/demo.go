@@ -37,7 +37,7 @@ func demoCommand() command {
 						Root: *root, Redis: stack.RedisKind(*redis), RedisURL: p.getenv(redisVariable),
 						EnvoyPath: p.getenv(envoyconf.BinaryVariable), Environ: p.environ, Faults: true,
 					},
-					Tour: demo.TourMode(*tour), Out: p.stdout, Colour: p.colour,
+					Tour: demo.TourMode(*tour), Page: demo.PageAddress, Out: p.stdout, Colour: p.colour,
 				}
 				switch options.Tour {
 				case demo.TourThenStay, demo.TourOnly, demo.TourNone:
@@ -58,6 +58,7 @@ func demoCommand() command {
 				}
 				options.Stack.Bin = filepath.Dir(self)
 				if *free {
+					options.Page = "127.0.0.1:0"
 					if options.Stack.Ports, err = stack.FreePorts(); err != nil {
 						return err
 					}

@@ -14,6 +14,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/apiclient"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/stack"
+	"github.com/tollgate-proxy/tollgate/internal/supervisor"
 	"github.com/tollgate-proxy/tollgate/internal/tour"
 )
 
@@ -34,6 +35,8 @@ type Options struct {
 	// Stack is what to start. Progress, OnExit and Env are the demo's own.
 	Stack stack.Options
 	Tour  TourMode
+	// Page is the host:port of a page for browsers; empty for none.
+	Page string
 	// Out is where everything is said; Colour uses terminal colours.
 	Out    io.Writer
 	Colour bool
@@ -63,6 +66,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	o.Stack.Env = shortTimes()
 	o.Stack.Progress = say.progress
 	o.Stack.OnExit = say.exited
+	if o.Page != "" {
+		if err := supervisor.CheckPort("the demo's page", o.Page); err != nil {
+			return err
+		}
+	}
 	say.title()
 	begin := time.Now()
 	s, err := stack.Start(ctx, o.Stack)
@@ -76,25 +84,46 @@ func Run(ctx context.Context, o Options) (err error) {
 	}()
 	say.ready(s, time.Since(begin))
 
+	if o.Tour == TourOnly {
+		_, err := takeTour(ctx, o, s, minter)
+		return err
+	}
+	return stay(ctx, o, s, minter, say)
+}
+
+// stay takes the tour, if it is to be taken, and waits for ctx to end, with a
+// page for browsers meanwhile.
+func stay(ctx context.Context, o Options, s *stack.Stack, minter *authn.Minter, say *speaker) (err error) {
+	var p *page
+	pageURL := ""
+	if o.Page != "" {
+		if p, err = servePage(ctx, o.Page, s); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, p.close()) }()
+		pageURL = p.url()
+	}
 	var tourErr error
 	if o.Tour != TourNone {
-		if tourErr = takeTour(ctx, o, s, minter); tourErr != nil && ctx.Err() != nil {
-			return fmt.Errorf("the tour was interrupted: %w", context.Cause(ctx))
+		p.touring()
+		var results []tour.Result
+		results, tourErr = takeTour(ctx, o, s, minter)
+		p.toured(results)
+		if tourErr != nil && ctx.Err() != nil {
+			return tourErr
 		}
 	}
-	if o.Tour != TourOnly {
-		say.staying(s)
-		<-ctx.Done()
-	}
+	say.staying(s, pageURL)
+	<-ctx.Done()
 	return tourErr
 }
 
-func takeTour(ctx context.Context, o Options, s *stack.Stack, minter *authn.Minter) error {
+func takeTour(ctx context.Context, o Options, s *stack.Stack, minter *authn.Minter) ([]tour.Result, error) {
 	api, err := apiclient.New(s.Operator().URL, s.Operator().Token, apiTimeout)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = tour.Run(ctx, tour.Target{
+	results, err := tour.Run(ctx, tour.Target{
 		Envoy: s.URL(stack.EnvoyListener),
 		API:   api,
 		Mint: func(user, tier string) (string, error) {
@@ -103,7 +132,10 @@ func takeTour(ctx context.Context, o Options, s *stack.Stack, minter *authn.Mint
 		Parts:  s,
 		Colour: o.Colour,
 	}, o.Out)
-	return err
+	if err != nil && ctx.Err() != nil {
+		return results, fmt.Errorf("the tour was interrupted: %w", context.Cause(ctx))
+	}
+	return results, err
 }
 
 // shortTimes makes what the tour shows happen while people watch: the breaker

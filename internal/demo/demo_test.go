@@ -27,26 +27,26 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// page is written by the demo and read by a test at the same time.
-type page struct {
+// screen is written by the demo and read by a test at the same time.
+type screen struct {
 	mu   sync.Mutex
 	text bytes.Buffer
 }
 
-func (p *page) Write(b []byte) (int, error) {
+func (p *screen) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.text.Write(b)
 }
 
-func (p *page) String() string {
+func (p *screen) String() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.text.String()
 }
 
 // await waits until the demo says what matches, and returns the match's groups.
-func (p *page) await(t *testing.T, pattern string) []string {
+func (p *screen) await(t *testing.T, pattern string) []string {
 	t.Helper()
 	expression := regexp.MustCompile(pattern)
 	deadline := time.After(30 * time.Second)
@@ -64,7 +64,7 @@ func (p *page) await(t *testing.T, pattern string) []string {
 	}
 }
 
-func options(t *testing.T, out *page) demo.Options {
+func options(t *testing.T, out *screen) demo.Options {
 	t.Helper()
 	ports, err := stack.FreePorts()
 	if err != nil {
@@ -74,7 +74,7 @@ func options(t *testing.T, out *page) demo.Options {
 }
 
 func TestDemoStaysUp(t *testing.T) {
-	var out page
+	var out screen
 	o := options(t, &out)
 	o.Tour, o.Colour = demo.TourNone, true
 	ctx, stop := context.WithCancel(t.Context())
@@ -107,7 +107,7 @@ func TestDemoStaysUp(t *testing.T) {
 }
 
 func TestDemoFailsWhereTheTourDoes(t *testing.T) {
-	var out page
+	var out screen
 	o := options(t, &out)
 	o.Tour = demo.TourOnly
 	err := demo.Run(t.Context(), o) // the stand-in of Envoy lets everything pass
@@ -122,7 +122,7 @@ func TestDemoFailsWhereTheTourDoes(t *testing.T) {
 }
 
 func TestTourIsInterrupted(t *testing.T) {
-	var out page
+	var out screen
 	o := options(t, &out)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	left := errors.New("the visitor left")
@@ -142,7 +142,7 @@ type writerFunc func(b []byte) (int, error)
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
 
 func TestDemoCannotStart(t *testing.T) {
-	var out page
+	var out screen
 	o := options(t, &out)
 	o.Stack.Bin = t.TempDir()
 	if err := demo.Run(t.Context(), o); err == nil || !strings.Contains(err.Error(), "authz is missing at ") {

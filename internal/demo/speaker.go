@@ -81,9 +81,7 @@ func (s *speaker) ready(st *stack.Stack, took time.Duration) {
 	table := tabwriter.NewWriter(s.out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(table, "  PART\tPID\tADDRESS\tMORE PORTS\tWHAT IT IS")
 	ports, use := st.Ports(), purposes()
-	parts := st.Status()
-	slices.SortStableFunc(parts, func(a, b stack.Status) int { return rank(a.Name) - rank(b.Name) })
-	for _, part := range parts {
+	for _, part := range ordered(st.Status()) {
 		pid := "-"
 		if part.PID != 0 {
 			pid = strconv.Itoa(part.PID)
@@ -94,12 +92,14 @@ func (s *speaker) ready(st *stack.Stack, took time.Duration) {
 	_ = table.Flush()
 }
 
-// rank puts the gateway first and what stands behind it last.
-func rank(part string) int {
+// ordered puts the gateway first and what stands behind it last.
+func ordered(parts []stack.Status) []stack.Status {
 	order := slices.Concat(
 		[]string{stack.Envoy, stack.Authz, stack.Ratelimit, stack.Pyproxy1, stack.Pyproxy2},
 		stack.Services(), []string{stack.Echo, stack.Redis})
-	return slices.Index(order, part)
+	rank := func(part stack.Status) int { return slices.Index(order, part.Name) }
+	slices.SortStableFunc(parts, func(a, b stack.Status) int { return rank(a) - rank(b) })
+	return parts
 }
 
 // addresses writes a part's endpoints: the one that people use as a URL, where it
@@ -124,16 +124,23 @@ func addresses(ports stack.Ports, part stack.Status) (first, more string) {
 	return first, strings.Join(others, ", ")
 }
 
-func (s *speaker) staying(st *stack.Stack) {
-	s.printf("\nThe system stays up until Ctrl-C. In another terminal, in this folder:\n\n")
-	gateway := st.URL(stack.EnvoyListener)
-	for _, line := range []string{
+// suggestions are commands for people to begin with.
+func suggestions(st *stack.Stack) []string {
+	return []string{
 		`TOKEN=$(bin/tollgate token mint -user ada -tier premium)`,
-		`curl -i -H "Authorization: Bearer $TOKEN" ` + gateway + `/orders`,
+		`curl -i -H "Authorization: Bearer $TOKEN" ` + st.URL(stack.EnvoyListener) + `/orders`,
 		`bin/tollgate flag set advanced-analytics on`,
 		`bin/tollgate token revoke "$TOKEN"`,
-	} {
+	}
+}
+
+func (s *speaker) staying(st *stack.Stack, pageURL string) {
+	s.printf("\nThe system stays up until Ctrl-C. In another terminal, in this folder:\n\n")
+	for _, line := range suggestions(st) {
 		s.printf("  %s\n", line)
+	}
+	if pageURL != "" {
+		s.printf("\nIn a browser: %s shows what runs, and kills and starts it.\n", s.paint(bold, pageURL))
 	}
 	s.printf("\nLogs are in %s.\n", nearby(st.LogFolder()))
 }

@@ -161,6 +161,16 @@ func (c *component) set(r runner, wanted bool) {
 	c.running, c.wanted = r, wanted
 }
 
+// tail returns the last lines of the part's current or last run.
+func (c *component) tail(n int) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.running == nil {
+		return nil
+	}
+	return c.running.Tail(n)
+}
+
 // state tells whether the part runs, and as which process (0 within this one).
 func (c *component) state() (pid int, running bool) {
 	c.mu.Lock()

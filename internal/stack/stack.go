@@ -318,6 +318,16 @@ func (s *Stack) Status() []Status {
 	return all
 }
 
+// Tail returns the last lines, at most n, that a part's current or last run wrote;
+// none for a part within this process.
+func (s *Stack) Tail(name string, n int) ([]string, error) {
+	c, err := s.component(name)
+	if err != nil {
+		return nil, err
+	}
+	return c.tail(n), nil
+}
+
 func (s *Stack) component(name string) (*component, error) {
 	for _, c := range s.components {
 		if c.name == name {
