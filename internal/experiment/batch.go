@@ -1,0 +1,150 @@
+package experiment
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"math"
+	"strconv"
+
+	"github.com/DataDog/sketches-go/ddsketch/mapping"
+)
+
+// ErrFull: a batch holds as much as it may; what was offered is left out.
+var ErrFull = errors.New("batch is full")
+
+// maxBatch bounds the users, totals and bins of one batch together: Redis does
+// nothing else while it adds one, some milliseconds.
+const maxBatch = 2000
+
+// Observations are counted in bins for values of this magnitude; smaller and
+// larger ones go to the outermost bin. With zero and both signs that is some
+// 4,000 bins at most.
+const (
+	leastMagnitude = 1e-9
+	mostMagnitude  = 1e9
+)
+
+// Batch is what one replica saw of one experiment since it last wrote. Users
+// appear as hashes: nothing in an experiment's data names anyone. It is not
+// safe for concurrent use.
+type Batch struct {
+	definition *Definition
+	id         string
+	bins       mapping.IndexMapping
+	kinds      map[string]Kind
+	exposed    map[string]int
+	totals     map[total]User
+	counts     map[bin]int64
+}
+
+type total struct{ metric, user string }
+
+type bin struct {
+	metric  string
+	variant int
+	field   string
+}
+
+// NewBatch returns an empty batch for a valid definition.
+func NewBatch(d *Definition) (*Batch, error) {
+	bins, err := mapping.NewLogarithmicMapping(SketchError)
+	if err != nil {
+		return nil, fmt.Errorf("experiment %s: %w", d.Key, err)
+	}
+	b := &Batch{
+		definition: d, id: rand.Text(), bins: bins, kinds: map[string]Kind{},
+		exposed: map[string]int{}, totals: map[total]User{}, counts: map[bin]int64{},
+	}
+	for _, m := range append([]Metric{d.Primary}, d.Guardrails...) {
+		b.kinds[m.Name] = m.Kind
+	}
+	return b, nil
+}
+
+// Empty reports whether there is nothing to write.
+func (b *Batch) Empty() bool { return len(b.exposed) == 0 }
+
+// Expose records that a user met a variant. Recording it again changes nothing.
+func (b *Batch) Expose(user string, variant int) error {
+	if user == "" || variant < 0 || variant >= len(b.definition.Variants) {
+		return fmt.Errorf("experiment %s: user %t in variant %d of %d", b.definition.Key, user != "", variant, len(b.definition.Variants))
+	}
+	hash := b.hash(user)
+	if _, ok := b.exposed[hash]; ok {
+		return nil
+	}
+	if b.full() {
+		return fmt.Errorf("experiment %s: %w", b.definition.Key, ErrFull)
+	}
+	b.exposed[hash] = variant
+	return nil
+}
+
+// Observe records one value of a metric of a user in a variant, and that the
+// user met the variant.
+func (b *Batch) Observe(user string, variant int, metric string, value float64) error {
+	if _, ok := b.kinds[metric]; !ok {
+		return fmt.Errorf("experiment %s has no metric %q", b.definition.Key, metric)
+	}
+	if math.IsNaN(value) || math.IsInf(value, 0) {
+		return fmt.Errorf("experiment %s: %s of %v is not a finite number", b.definition.Key, metric, value)
+	}
+	if err := b.Expose(user, variant); err != nil {
+		return err
+	}
+	if b.full() {
+		return fmt.Errorf("experiment %s: %w", b.definition.Key, ErrFull)
+	}
+	at := total{metric, b.hash(user)}
+	sums := b.totals[at]
+	if err := sums.Observe(value); err != nil {
+		return err
+	}
+	b.totals[at] = sums
+	b.counts[bin{metric, variant, b.binOf(value)}]++
+	return nil
+}
+
+func (b *Batch) full() bool { return len(b.exposed)+len(b.totals)+len(b.counts) >= maxBatch }
+
+// hash is the user's name in the data: the same in every batch of this version
+// of the experiment, and in no other experiment.
+func (b *Batch) hash(user string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s:%d:%s", b.definition.Key, b.definition.Version, user))
+	return base64.RawURLEncoding.EncodeToString(sum[:16])
+}
+
+// binOf names a value's bin: z for zero, else the sign and DDSketch's index.
+func (b *Batch) binOf(value float64) string {
+	magnitude := math.Abs(value)
+	if magnitude == 0 {
+		return "z"
+	}
+	sign := "+"
+	if value < 0 {
+		sign = "-"
+	}
+	return sign + strconv.Itoa(b.bins.Index(math.Min(mostMagnitude, math.Max(leastMagnitude, magnitude))))
+}
+
+// binValue is the value that stands for a bin.
+func binValue(bins mapping.IndexMapping, field string) (float64, error) {
+	if field == "z" {
+		return 0, nil
+	}
+	if len(field) < 2 || field[0] != '+' && field[0] != '-' {
+		return 0, fmt.Errorf("bin %q has no sign", field)
+	}
+	index, err := strconv.Atoi(field[1:])
+	if err != nil {
+		return 0, fmt.Errorf("bin %q: %w", field, err)
+	}
+	value := bins.Value(index)
+	if field[0] == '-' {
+		value = -value
+	}
+	return value, nil
+}

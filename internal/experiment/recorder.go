@@ -1,0 +1,191 @@
+package experiment
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const (
+	defaultFlush = time.Second
+	// maxPending bounds how many full batches wait for Redis: some 100,000
+	// entries, a few dozen megabytes.
+	maxPending   = 64
+	writeTimeout = 5 * time.Second
+	// lastFlush bounds the writing of what is left when the process ends.
+	lastFlush = 3 * time.Second
+)
+
+// RecorderOptions configure a Recorder.
+type RecorderOptions struct {
+	Store *Store
+	// Flush is how often what was seen is written; 1 s if 0.
+	Flush time.Duration
+	Log   *slog.Logger
+	// Metrics is where the recorder registers its metrics; may be nil.
+	Metrics prometheus.Registerer
+}
+
+// Recorder collects what a process sees and writes it in the background: no
+// request waits for it. While Redis is away it keeps a bounded amount and
+// counts what it had to drop. It is safe for concurrent use.
+type Recorder struct {
+	options RecorderOptions
+	dropped *prometheus.CounterVec
+	strays  prometheus.Counter
+
+	mu      sync.Mutex
+	open    map[string]*Batch // by key and version
+	pending []*Batch
+	away    bool
+}
+
+// NewRecorder makes a recorder; Run writes.
+func NewRecorder(o RecorderOptions) (*Recorder, error) {
+	if o.Flush <= 0 {
+		o.Flush = defaultFlush
+	}
+	r := &Recorder{
+		options: o,
+		open:    map[string]*Batch{},
+		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tollgate_experiment_dropped_total",
+			Help: "Exposures and observations that were not recorded, by reason.",
+		}, []string{"reason"}),
+		strays: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tollgate_experiment_strays_total",
+			Help: "Users seen in another variant than before; anything but 0 is a broken assignment.",
+		}),
+	}
+	if o.Metrics == nil {
+		return r, nil
+	}
+	for _, c := range []prometheus.Collector{r.dropped, r.strays} {
+		if err := o.Metrics.Register(c); err != nil {
+			return nil, fmt.Errorf("experiment metrics: %w", err)
+		}
+	}
+	return r, nil
+}
+
+// Expose records that a user met a variant of a valid definition.
+func (r *Recorder) Expose(d *Definition, user string, variant int) {
+	r.into(d, func(b *Batch) error { return b.Expose(user, variant) })
+}
+
+// Observe records one value of a metric of a user in a variant.
+func (r *Recorder) Observe(d *Definition, user string, variant int, metric string, value float64) {
+	r.into(d, func(b *Batch) error { return b.Observe(user, variant, metric, value) })
+}
+
+// into adds to the definition's open batch, and to a new one if that is full.
+func (r *Recorder) into(d *Definition, add func(*Batch) error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	name := fmt.Sprintf("%s:%d", d.Key, d.Version)
+	for {
+		b := r.open[name]
+		if b == nil {
+			if len(r.pending) >= maxPending {
+				r.dropped.WithLabelValues("full").Inc()
+				return
+			}
+			var err error
+			if b, err = NewBatch(d); err != nil { // not reached: the sketch's error is a constant
+				r.dropped.WithLabelValues("invalid").Inc()
+				return
+			}
+			r.open[name] = b
+		}
+		switch err := add(b); {
+		case err == nil:
+			return
+		case errors.Is(err, ErrFull) && !b.Empty():
+			r.pending = append(r.pending, b)
+			delete(r.open, name)
+		default:
+			r.dropped.WithLabelValues("invalid").Inc()
+			return
+		}
+	}
+}
+
+// Run writes until the context ends, and then once more what is left.
+func (r *Recorder) Run(ctx context.Context) error {
+	tick := time.NewTicker(r.options.Flush)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFlush)
+			defer cancel()
+			r.flush(last)
+			return nil
+		case <-tick.C:
+			r.flush(ctx)
+		}
+	}
+}
+
+// flush writes every batch. What fails stays for the next time: a batch is
+// added once, however often it is written.
+func (r *Recorder) flush(ctx context.Context) {
+	r.mu.Lock()
+	batches := r.pending
+	for name, b := range r.open {
+		if !b.Empty() {
+			batches = append(batches, b)
+		}
+		delete(r.open, name)
+	}
+	r.pending = nil
+	r.mu.Unlock()
+	for i, b := range batches {
+		limited, cancel := context.WithTimeout(ctx, writeTimeout)
+		strays, err := r.options.Store.Write(limited, b)
+		cancel()
+		if err != nil {
+			r.keep(batches[i:])
+			r.state(true, err)
+			return
+		}
+		if strays > 0 {
+			r.strays.Add(float64(strays))
+			r.options.Log.Error("users changed the variant of an experiment", "experiment", b.definition.Key, "users", strays)
+		}
+	}
+	if len(batches) > 0 {
+		r.state(false, nil)
+	}
+}
+
+// keep puts batches back, the oldest first, as far as there is room.
+func (r *Recorder) keep(batches []*Batch) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := slices.Concat(batches, r.pending)
+	for _, b := range all[min(maxPending, len(all)):] {
+		r.dropped.WithLabelValues("full").Add(float64(len(b.exposed) + len(b.totals)))
+	}
+	r.pending = all[:min(maxPending, len(all))]
+}
+
+// state logs when Redis goes away and comes back.
+func (r *Recorder) state(away bool, err error) {
+	r.mu.Lock()
+	before := r.away
+	r.away = away
+	r.mu.Unlock()
+	switch {
+	case away && !before:
+		r.options.Log.Warn("experiments are not recorded; what is seen is kept for a while", "error", err)
+	case before && !away:
+		r.options.Log.Info("experiments are recorded again")
+	}
+}

@@ -1,0 +1,148 @@
+package experiment
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/redistest"
+)
+
+// logBuffer is a log that can be read while it is written.
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) count(text string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.buf.String(), text)
+}
+
+func newRecorder(t *testing.T, c redis.UniversalClient) (*Recorder, *logBuffer) {
+	t.Helper()
+	log := &logBuffer{}
+	r, err := NewRecorder(RecorderOptions{
+		Store: NewStore(c), Flush: 10 * time.Millisecond, Log: slog.New(slog.NewTextHandler(log, nil)), Metrics: prometheus.NewRegistry(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, log
+}
+
+// Several goroutines at two replicas record; everything arrives, and what is
+// left at the end is written at the end.
+func TestRecorder(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		d := valid()
+		var running sync.WaitGroup
+		ctx, cancel := context.WithCancel(context.Background())
+		var seers sync.WaitGroup
+		for replica := range 2 {
+			r, _ := newRecorder(t, c)
+			running.Go(func() {
+				if err := r.Run(ctx); err != nil {
+					t.Error(err)
+				}
+			})
+			for worker := range 3 {
+				seers.Go(func() {
+					for i := range 1000 { // more than one batch
+						user := fmt.Sprintf("user-%d-%d-%d", replica, worker, i)
+						variant, _ := d.Assign(user)
+						r.Expose(d, user, variant)
+						r.Observe(d, user, variant, "conversion", 1)
+					}
+				})
+			}
+		}
+		seers.Wait()
+		cancel()
+		running.Wait()
+		data, err := NewStore(c).Read(t.Context(), d)
+		if err != nil || data[0].Users+data[1].Users != 6000 || data[0].Metrics["conversion"].Users.Mean != 1 {
+			t.Errorf("got %+v, %v", data, err)
+		}
+	})
+}
+
+func TestRecorderWithoutRedis(t *testing.T) {
+	server := redistest.NewProcess(t)
+	c := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DialTimeout: 100 * time.Millisecond})
+	t.Cleanup(func() { _ = c.Close() })
+	server.Kill()
+	r, log := newRecorder(t, c)
+	d := valid()
+	r.Observe(d, "ann", 0, "latency", 1)
+	for range 2 {
+		r.flush(t.Context())
+	}
+	if log.count("are not recorded") != 1 {
+		t.Errorf("logged %d times", log.count("are not recorded"))
+	}
+	server.Start()
+	r.Observe(d, "bob", 1, "latency", 2)
+	r.flush(t.Context())
+	data, err := NewStore(c).Read(t.Context(), d)
+	if err != nil || data[0].Users != 1 || data[1].Users != 1 || log.count("recorded again") != 1 {
+		t.Errorf("got %+v, %v", data, err)
+	}
+}
+
+func TestRecorderIsBounded(t *testing.T) {
+	c := redis.NewClient(&redis.Options{Addr: redistest.FreeAddr(t), MaxRetries: -1})
+	t.Cleanup(func() { _ = c.Close() })
+	r, _ := newRecorder(t, c)
+	d := valid()
+	for i := range (maxPending + 2) * maxBatch {
+		r.Expose(d, fmt.Sprint(i), 0)
+	}
+	r.flush(t.Context())
+	if len(r.pending) != maxPending {
+		t.Errorf("%d batches wait", len(r.pending))
+	}
+	if got := testutil.ToFloat64(r.dropped.WithLabelValues("full")); got != 2*maxBatch {
+		t.Errorf("%v were dropped", got)
+	}
+}
+
+func TestRecorderRefuses(t *testing.T) {
+	c := redistest.Client(t, redistest.Embedded(t))
+	r, log := newRecorder(t, c)
+	d := valid()
+	r.Observe(d, "ann", 0, "weight", 1)
+	r.Expose(d, "", 0)
+	if got := testutil.ToFloat64(r.dropped.WithLabelValues("invalid")); got != 2 {
+		t.Errorf("%v were dropped", got)
+	}
+	r.Expose(d, "ann", 0)
+	r.flush(t.Context())
+	r.Expose(d, "ann", 1)
+	r.flush(t.Context())
+	if got := testutil.ToFloat64(r.strays); got != 1 || log.count("changed the variant") != 1 {
+		t.Errorf("%v strays", got)
+	}
+	registry := prometheus.NewRegistry()
+	for i := range 2 {
+		if _, err := NewRecorder(RecorderOptions{Metrics: registry}); (err != nil) != (i == 1) {
+			t.Errorf("recorder %d: %v", i, err)
+		}
+	}
+}
