@@ -161,6 +161,10 @@ func nearby(path string) string {
 func (s *speaker) stopping() { s.printf("\nStopping.\n") }
 func (s *speaker) stopped()  { s.printf("Everything is stopped.\n") }
 
+// seconds writes a duration for people: "12 ms", "3.4 s".
 func seconds(d time.Duration) string {
+	if d < 100*time.Millisecond {
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	}
 	return fmt.Sprintf("%.1f s", d.Seconds())
 }
