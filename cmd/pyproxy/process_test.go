@@ -1,0 +1,180 @@
+package main
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/tollgate-proxy/tollgate/internal/app"
+	"github.com/tollgate-proxy/tollgate/internal/config"
+	"github.com/tollgate-proxy/tollgate/internal/redistest"
+)
+
+// The whole process: its configuration, routes, management API and metrics.
+func TestTheProcess(t *testing.T) {
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) }))
+	defer service.Close()
+	const secret = "0123456789abcdef0123456789abcdef"
+	sum := sha256.Sum256([]byte(secret))
+	public, operations := redistest.FreeAddr(t), redistest.FreeAddr(t)
+	text := fmt.Sprintf(`
+http: {listen: %q}
+operations: {listen: %q}
+redis: {mode: embedded}
+shutdown: {drain_delay: 0s}
+management: {clients: [{name: op, secret_sha256: %s, roles: [operator, service]}]}
+upstreams: [{name: s, addresses: [%q]}]
+routes: [{name: r, upstream: s, method: GET, path: /x, cache: {ttl: 1m}}]
+`, public, operations, hex.EncodeToString(sum[:]), strings.TrimPrefix(service.URL, "http://"))
+	path := filepath.Join(t.TempDir(), "pyproxy.yaml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	exit := make(chan int, 1)
+	var log bytes.Buffer
+	go func() { exit <- app.Main(process(), []string{"-config", path}, nil, &log, &log) }()
+
+	call := func(method, address, path, token string) (int, string) {
+		r, err := http.NewRequestWithContext(t.Context(), method, "http://"+address+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if token != "" {
+			r.Header.Set("Authorization", "Bearer "+token)
+		}
+		resp, err := http.DefaultClient.Do(r)
+		if err != nil {
+			return 0, err.Error()
+		}
+		defer resp.Body.Close()
+		body, _ := io.ReadAll(resp.Body)
+		return resp.StatusCode, string(body)
+	}
+	end := time.After(20 * time.Second)
+	for status := 0; status != 200; status, _ = call("GET", operations, "/readyz", "") {
+		select {
+		case <-end:
+			t.Fatal("never ready")
+		case code := <-exit:
+			t.Fatalf("exit %d: %s", code, &log)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	for _, c := range []struct {
+		method, path, token string
+		status              int
+		body                string
+	}{
+		{"GET", "/x", "", 200, "/x"},
+		{"GET", "/y", "", 404, "route_not_found"},
+		{"GET", "/v1/upstreams", "", 401, "credentials_required"},
+		{"GET", "/v1/upstreams", secret, 200, `"name":"s"`},
+		{"POST", "/v1/upstreams/s/trip", secret, 200, `"state":"open"`},
+		{"GET", "/x", "", 200, "/x"}, // kept
+		{"GET", "/x?other", "", 503, "circuit_open"},
+		{"POST", "/v1/upstreams/s/reset", secret, 200, `"state":"closed"`},
+		{"GET", "/x?other", "", 200, "/x"},
+		{"POST", "/v1/cache/r/purge", secret, 204, ""},
+		{"GET", "/v1/elsewhere", secret, 404, "route_not_found"},
+	} {
+		if status, body := call(c.method, public, c.path, c.token); status != c.status || !strings.Contains(body, c.body) {
+			t.Errorf("%s %s: %d %s, want %d %s", c.method, c.path, status, body, c.status, c.body)
+		}
+	}
+	if _, metrics := call("GET", operations, "/metrics", ""); !strings.Contains(metrics, `tollgate_pyproxy_cache_requests_total{result="hit",route="r"} 1`) ||
+		!strings.Contains(metrics, `tollgate_pyproxy_breaker_state{class="default",upstream="s"} 0`) {
+		t.Error(metrics)
+	}
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := <-exit; code != 0 {
+		t.Fatalf("exit %d: %s", code, &log)
+	}
+}
+
+// The routes that ship are those that the services' own documents describe.
+func TestTheRoutesAreTheServicesOwn(t *testing.T) {
+	files, err := filepath.Glob("../../examples/python-services/openapi/*.json")
+	if err != nil || len(files) != 5 {
+		t.Fatal(files, err)
+	}
+	var described []string
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var document struct {
+			Paths map[string]map[string]any `json:"paths"`
+		}
+		if err := json.Unmarshal(data, &document); err != nil {
+			t.Fatal(err)
+		}
+		for path, methods := range document.Paths {
+			for method := range methods {
+				if path != "/health" {
+					described = append(described, strings.ToUpper(method)+" "+path)
+				}
+			}
+		}
+	}
+	c, err := config.Load(shipped, nil, defaults())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var routed []string
+	for _, r := range c.Routes {
+		routed = append(routed, r.Method+" "+r.Path)
+	}
+	slices.Sort(described)
+	slices.Sort(routed)
+	if d := cmp.Diff(described, routed); d != "" {
+		t.Fatal(d)
+	}
+}
+
+// The document of the management API has what the API answers to, and nothing else.
+func TestTheManagementDocument(t *testing.T) {
+	data, err := os.ReadFile("../../docs/reference/pyproxy-api.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document struct {
+		Paths map[string]map[string]any `yaml:"paths"`
+	}
+	if err := yaml.Unmarshal(data, &document); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for path, methods := range document.Paths {
+		for method := range methods {
+			if method != "parameters" {
+				got = append(got, strings.ToUpper(method)+" "+path)
+			}
+		}
+	}
+	slices.Sort(got)
+	want := []string{
+		"GET /v1/upstreams", "GET /v1/upstreams/{name}", "POST /v1/cache/{name}/purge",
+		"POST /v1/upstreams/{name}/reset", "POST /v1/upstreams/{name}/trip",
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Fatal(d)
+	}
+}
