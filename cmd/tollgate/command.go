@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 )
@@ -66,7 +67,7 @@ func run(ctx context.Context, p *process, arguments []string) int {
 // dispatch finds the command that the arguments name and runs it. It returns the
 // words that name it.
 func dispatch(ctx context.Context, p *process, c command, parents, arguments []string) (string, error) {
-	words := append(parents, c.name)
+	words := slices.Concat(parents, []string{c.name})
 	path := strings.Join(words, " ")
 	if c.setup != nil {
 		return path, c.runLeaf(ctx, p, path, arguments)

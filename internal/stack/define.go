@@ -53,7 +53,7 @@ func (s *Stack) define() ([]*component, error) {
 		all = append(all, c)
 	}
 	envoy := s.envoy(configs[Envoy])
-	envoy.after = append(deciders, Echo)
+	envoy.after = slices.Concat(deciders, []string{Echo})
 	return append(all, envoy), nil
 }
 
