@@ -101,7 +101,7 @@ func (a *flagAPI) call(method, path, body, secret string) *httptest.ResponseReco
 
 func waitFor(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(60 * time.Second)
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for !holds() {
