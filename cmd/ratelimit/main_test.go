@@ -131,9 +131,13 @@ func (r *running) write(limit string) {
 
 func (r *running) eventually(what string, f func() bool) {
 	r.t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !f(); time.Sleep(5 * time.Millisecond) { //nolint:forbidigo // Polling with a deadline.
-		if time.Now().After(deadline) {
+	deadline, tick := time.After(30*time.Second), time.NewTicker(5*time.Millisecond)
+	defer tick.Stop()
+	for !f() {
+		select {
+		case <-deadline:
 			r.t.Fatalf("never: %s\n%s", what, r.log)
+		case <-tick.C:
 		}
 	}
 }

@@ -41,7 +41,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	}
 	store := ratelimit.NewRedis(conn.UniversalClient, c.Redis.Mode == redisconn.Cluster)
 	limiter, err := ratelimit.NewLimiter(ratelimit.Options{
-		Rules: rules, Store: store, Probe: store.Load,
+		Rules: rules, Store: store,
 		Timeout: c.Store.Timeout, OnFailure: ratelimit.FailureMode(c.Store.OnFailure),
 		Denials: c.Store.DenyCache, LeaseLife: c.Store.LeaseLife, LocalBuckets: c.Store.LocalBuckets, Replicas: c.Store.Replicas,
 		Failures: c.Store.Failures, ProbeEvery: c.Store.ProbeInterval,

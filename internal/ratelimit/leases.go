@@ -228,7 +228,9 @@ func (ls *leases) sweep(at time.Duration, end bool) []*Demand {
 				continue
 			}
 			if l.held > 0 {
-				back = append(back, &Demand{Charges: []Charge{{Key: key, Capacity: l.capacity, Cost: -l.held}}})
+				back = append(back, &Demand{Charges: []Charge{{Key: key, Capacity: maxCapacity, Cost: -l.held}}})
+				// The largest capacity there is: the limit may be another by now, and
+				// a refund must not cut the level to a smaller one's.
 				// What was used shows what is needed.
 				l.chunk = max(l.chunk-l.held/l.interval, 0) / 2
 				l.held = 0

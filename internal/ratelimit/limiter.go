@@ -32,7 +32,7 @@ type Options struct {
 	Rules *Rules
 	// Store is the shared store.
 	Store Store
-	// Probe says whether the store works again; nil asks it for an empty bucket.
+	// Probe says whether the store works again; nil charges a bucket of its own.
 	Probe func(context.Context) error
 	// Timeout bounds one call of the store; 20 ms where it is not set.
 	Timeout time.Duration
@@ -113,7 +113,8 @@ func NewLimiter(o Options) (*Limiter, error) {
 	}
 	if l.probe == nil {
 		l.probe = func(ctx context.Context) error {
-			return l.store.Take(ctx, []*Demand{{Charges: []Charge{{Key: keyPrefix + "}:probe", Capacity: 1}}}})
+			// A write, as a server that may only be read is of no use.
+			return l.store.Take(ctx, []*Demand{{Charges: []Charge{{Key: keyPrefix + "}:probe", Capacity: 1, Cost: 1}}}})
 		}
 	}
 	l.guard = newGuard(o.Failures, o.Log, l.metrics, o.Notify)

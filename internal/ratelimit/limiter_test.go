@@ -447,12 +447,14 @@ func (b *broken) count() int {
 
 func eventually(t *testing.T, what string, f func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline, tick := time.After(30*time.Second), time.NewTicker(time.Millisecond)
+	defer tick.Stop()
 	for !f() {
-		if time.Now().After(deadline) {
+		select {
+		case <-deadline:
 			t.Fatal("never: " + what)
+		case <-tick.C:
 		}
-		time.Sleep(time.Millisecond) //nolint:forbidigo // Polling with a deadline.
 	}
 }
 

@@ -1,6 +1,9 @@
 package ratelimit
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 // match is what a descriptor met.
 type match struct {
@@ -93,4 +96,27 @@ func (d *domain) cost(rule *Rule, entries []Entry) uint64 {
 		}
 	}
 	return d.defaultCost
+}
+
+// Explain says in one line which rule a descriptor with these entries meets,
+// and what its limits are.
+func (r *Rules) Explain(name string, entries []Entry) string {
+	d := r.domains[name]
+	if d == nil {
+		return "no rule: the domain is unknown, every request passes"
+	}
+	m := d.match(entries)
+	switch {
+	case m.rule == nil && len(d.system) > 0:
+		return "no rule: held by the system's limits alone, " + policyOf(d.system)
+	case m.rule == nil:
+		return "no rule: every request passes"
+	case m.rule.Unlimited:
+		return "rule " + m.rule.Name + ": unlimited"
+	}
+	text := "rule " + m.rule.Name + ": " + m.rule.policy + ", cost " + strconv.FormatUint(d.cost(m.rule, entries), 10)
+	if m.rule.Shadow || m.rule.Quota {
+		text += ", only watched"
+	}
+	return text
 }

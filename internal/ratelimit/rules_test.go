@@ -257,3 +257,24 @@ func FuzzParseRules(f *testing.F) {
 		}
 	})
 }
+
+func TestExplain(t *testing.T) {
+	rules, peer := mustLoad(t, shipped), mustLoad(t, "testdata/envoyproxy.yaml")
+	for _, c := range []struct {
+		rules   *Rules
+		domain  string
+		entries []Entry
+		want    string
+	}{
+		{rules, "tollgate", []Entry{{"tier", "free"}, {"user", "u"}, {"endpoint", "ml"}}, `rule tier.free: "minute";q=10;w=60, "hour";q=100;w=3600, cost 5`},
+		{rules, "tollgate", []Entry{{"generic_key", "floor"}}, `no rule: held by the system's limits alone, "system-second";q=10000;w=1`},
+		{rules, "other", nil, "no rule: the domain is unknown, every request passes"},
+		{peer, "edge", []Entry{{"x", "y"}}, "no rule: every request passes"},
+		{peer, "edge", []Entry{{"database", "default"}}, "rule database_default: unlimited"},
+		{peer, "edge", []Entry{{"quota", "q"}}, `rule quota: "hour";q=1;w=3600, cost 1, only watched`},
+	} {
+		if got := c.rules.Explain(c.domain, c.entries); got != c.want {
+			t.Errorf("%v: got %s", c.entries, got)
+		}
+	}
+}
