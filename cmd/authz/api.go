@@ -14,17 +14,18 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/flag"
 	"github.com/tollgate-proxy/tollgate/internal/gate"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
+	"github.com/tollgate-proxy/tollgate/internal/session"
 )
 
 // newAPI builds the HTTP API.
-func newAPI(c Config, rt *app.Runtime, g *gate.Gate, verifier *authn.Verifier, store *revocation.Store, flags *flag.Store, watcher *flag.Watcher) (http.Handler, error) {
+func newAPI(c Config, rt *app.Runtime, g *gate.Gate, verifier *authn.Verifier, store *revocation.Store, sessions *session.Manager, flags *flag.Store, watcher *flag.Watcher) (http.Handler, error) {
 	auth, err := credential.New(c.Management.Clients)
 	if err != nil {
 		return nil, err
 	}
 	auditor := account.LogAuditor{Log: rt.Log}
 	return account.New(auth,
-		&account.Tokens{Revoker: store, Checker: store, Inspector: inspector{verifier, time.Now}, Auditor: auditor, Now: time.Now},
+		&account.Tokens{Revoker: store, Checker: store, Inspector: inspector{verifier, time.Now}, Sessions: sessions, Auditor: auditor, Now: time.Now},
 		&account.Explain{Explainer: g, TokenHeader: c.Tokens.Sources.Header},
 		account.NewFlags(flags, watcher, auditor, time.Now),
 	), nil

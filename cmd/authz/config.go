@@ -10,6 +10,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/extauthz"
 	"github.com/tollgate-proxy/tollgate/internal/policy"
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
+	"github.com/tollgate-proxy/tollgate/internal/session"
 )
 
 // The modes of the process.
@@ -29,6 +30,7 @@ type Config struct {
 	Tokens      authn.Config            `yaml:"tokens"`
 	Policy      policy.Config           `yaml:"policy"`
 	Revocation  RevocationConfig        `yaml:"revocation"`
+	Sessions    session.Config          `yaml:"sessions"`
 	Flags       FlagsConfig             `yaml:"flags"`
 	Headers     extauthz.HeadersConfig  `yaml:"headers"`
 	JWTAuthn    JWTAuthnConfig          `yaml:"jwt_authn"`
@@ -135,6 +137,7 @@ func defaults() Config {
 		Tokens:     authn.Default(),
 		Policy:     policy.Default(),
 		Revocation: RevocationConfig{Mode: replicated, MaxStaleness: 5 * time.Second, Heartbeat: 500 * time.Millisecond, MaxEntries: 4_000_000},
+		Sessions:   session.DefaultConfig(),
 		Flags:      FlagsConfig{Poll: 500 * time.Millisecond},
 		Headers:    extauthz.DefaultHeaders(),
 	}

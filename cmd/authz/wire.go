@@ -18,6 +18,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/policy"
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
+	"github.com/tollgate-proxy/tollgate/internal/session"
 )
 
 // check finds what is wrong beyond the configuration file itself.
@@ -53,6 +54,10 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	if err != nil {
 		return err
 	}
+	sessions, tracker, err := newSessions(c, rt, conn, verifier, store)
+	if err != nil {
+		return err
+	}
 	flagStore, watcher, err := newFlags(c, rt, conn)
 	if err != nil {
 		return err
@@ -62,7 +67,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		return fmt.Errorf("policy: %w", err)
 	}
 	g := gate.New(gate.Options{
-		Verifier: verifier, Denylist: guard, Flags: watcher, Routes: routes,
+		Verifier: verifier, Denylist: guard, Flags: watcher, Sessions: tracker, Routes: routes,
 		Log: rt.Log, Metrics: gate.NewMetrics(rt.Metrics), Now: time.Now,
 	})
 	rt.WatchFile(rt.ConfigFile)
@@ -87,7 +92,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	if err != nil {
 		return err
 	}
-	api, err := newAPI(c, rt, g, verifier, store, flagStore, watcher)
+	api, err := newAPI(c, rt, g, verifier, store, sessions, flagStore, watcher)
 	if err != nil {
 		return err
 	}
@@ -153,6 +158,33 @@ func watchReadiness(rt *app.Runtime, replica *revocation.Replica) func(context.C
 		component.Set(true, "")
 		return nil
 	}
+}
+
+func newSessions(c Config, rt *app.Runtime, conn *redisconn.Conn, verifier *authn.Verifier, store *revocation.Store) (*session.Manager, *session.Tracker, error) {
+	devices, err := session.NewDevices()
+	if err != nil {
+		return nil, nil, err
+	}
+	manager, err := session.NewManager(session.NewRedis(conn), c.Sessions, session.Options{
+		Tombstone: verifier.MaxLifetime(), Devices: devices, Log: rt.Log, Metrics: rt.Metrics, Now: time.Now,
+		Killer: session.KillerFunc(func(ctx context.Context, ids []string) error {
+			all := make([]revocation.Revocation, len(ids))
+			for i, id := range ids {
+				all[i] = revocation.Revocation{Kind: revocation.KindSession, ID: id}
+			}
+			_, err := store.Revoke(ctx, all...)
+			return err
+		}),
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	tracker, err := session.NewTracker(manager)
+	if err != nil {
+		return nil, nil, err
+	}
+	rt.Background("sessions", tracker.Run)
+	return manager, tracker, nil
 }
 
 func newFlags(c Config, rt *app.Runtime, conn *redisconn.Conn) (*flag.Store, *flag.Watcher, error) {

@@ -268,13 +268,13 @@ func TestRequest(t *testing.T) {
 		return gate.Outcome{}
 	})})
 	headers := map[string]string{
-		"authorization": "Bearer a", "cookie": "c=d", "x-token": "t", "x-request-id": "r-1", "dpop": "p", ExternalAddressHeader: "::ffff:192.0.2.1",
+		"authorization": "Bearer a", "cookie": "c=d", "x-token": "t", "x-request-id": "r-1", "dpop": "p", "user-agent": "u", "x-device-id": "d", ExternalAddressHeader: "::ffff:192.0.2.1",
 	}
 	want := gate.Request{
 		Request: authn.Request{
 			Host: "api.example.com", Method: "GET", Path: "/x?y=1", Authorization: "Bearer a", Cookie: "c=d", Header: "t", Proof: "p",
 		},
-		ID: "r-1", Address: netip.MustParseAddr("192.0.2.1"),
+		ID: "r-1", Address: netip.MustParseAddr("192.0.2.1"), UserAgent: "u", DeviceID: "d",
 	}
 	check(t, s, envoyRequest(headers, "198.51.100.1"))
 	if !reflect.DeepEqual(got, want) {
@@ -393,7 +393,7 @@ func generated(r *authv3.CheckRequest) attributes {
 		method: h.GetMethod(), path: h.GetPath(), host: h.GetHost(),
 		peer:          r.GetAttributes().GetSource().GetAddress().GetSocketAddress().GetAddress(),
 		authorization: headers["authorization"], cookie: headers["cookie"], token: headers["x-token"],
-		proof:     headers["dpop"],
+		proof: headers["dpop"], userAgent: headers["user-agent"], deviceID: headers["x-device-id"],
 		requestID: headers["x-request-id"], external: headers[ExternalAddressHeader],
 		certificate: r.GetAttributes().GetSource().GetCertificate(),
 	}

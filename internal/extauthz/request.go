@@ -31,7 +31,7 @@ type attributes struct {
 	metadata           string // metadata_context, encoded
 
 	// headers
-	authorization, cookie, token, proof, requestID, external string
+	authorization, cookie, token, proof, requestID, external, userAgent, deviceID string
 }
 
 // parse reads the attributes. It reports false where data is no CheckRequest.
@@ -57,7 +57,7 @@ func (a *attributes) request() gate.Request {
 			Authorization: a.authorization, Cookie: a.cookie, Header: a.token,
 			Proof: a.proof, Certificate: a.certificate,
 		},
-		ID: a.requestID, Address: address(a.external, a.peer),
+		ID: a.requestID, Address: address(a.external, a.peer), UserAgent: a.userAgent, DeviceID: a.deviceID,
 	}
 }
 
@@ -251,6 +251,10 @@ func (p *parser) header(name string) *string {
 		return &p.authorization
 	case "cookie":
 		return &p.cookie
+	case "user-agent":
+		return &p.userAgent
+	case "x-device-id":
+		return &p.deviceID
 	case "dpop":
 		return &p.proof
 	case "x-request-id":

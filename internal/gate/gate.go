@@ -20,6 +20,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/flag"
 	"github.com/tollgate-proxy/tollgate/internal/policy"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
+	"github.com/tollgate-proxy/tollgate/internal/session"
 )
 
 // Codes of refusals that begin here; the others are those of authn, policy and
@@ -40,6 +41,8 @@ type Request struct {
 	authn.Request
 	// Address is the trusted client address; the zero value where it is unknown.
 	Address netip.Addr
+	// UserAgent and DeviceID are the client's own words.
+	UserAgent, DeviceID string
 	// ID is the request id, for logs.
 	ID string
 }
@@ -81,11 +84,18 @@ type Flags interface {
 	Current() *flag.Set
 }
 
-// Options are the parts of a Gate. All are required.
+// Sessions notes which sessions requests come in. Observe neither waits nor keeps
+// what it is given.
+type Sessions interface {
+	Observe(s *session.Sighting)
+}
+
+// Options are the parts of a Gate. All but Sessions are required.
 type Options struct {
 	Verifier Verifier
 	Denylist Denylist
 	Flags    Flags
+	Sessions Sessions
 	Routes   *policy.Set
 	Log      *slog.Logger
 	Metrics  *Metrics
@@ -97,6 +107,7 @@ type Gate struct {
 	verifier Verifier
 	denylist Denylist
 	flags    Flags
+	sessions Sessions
 	routes   atomic.Pointer[policy.Set]
 	log      *slog.Logger
 	metrics  *Metrics
@@ -105,7 +116,7 @@ type Gate struct {
 
 // New makes a gate.
 func New(o Options) *Gate {
-	g := &Gate{verifier: o.Verifier, denylist: o.Denylist, flags: o.Flags, log: o.Log, metrics: o.Metrics, now: o.Now}
+	g := &Gate{verifier: o.Verifier, denylist: o.Denylist, flags: o.Flags, sessions: o.Sessions, log: o.Log, metrics: o.Metrics, now: o.Now}
 	g.routes.Store(o.Routes)
 	return g
 }
@@ -118,6 +129,9 @@ func (g *Gate) SetRoutes(routes *policy.Set) { g.routes.Store(routes) }
 func (g *Gate) Decide(ctx context.Context, r *Request) Outcome {
 	o := Outcome{Now: g.now(), Tier: TierAnonymous, Address: r.Address}
 	g.decide(ctx, r, &o, nil)
+	if o.Allowed {
+		g.noteSession(r, &o)
+	}
 	g.metrics.observe(&o, g.now().Sub(o.Now))
 	return o
 }
@@ -170,6 +184,26 @@ func (g *Gate) decide(ctx context.Context, r *Request, o *Outcome, e *Explanatio
 			o.Subject.Key = r.Address.String()
 		}
 	}
+}
+
+// noteSession registers or refreshes the session of an allowed request. A token
+// that names no session goes by its own id there: that is no login to count.
+func (g *Gate) noteSession(r *Request, o *Outcome) {
+	p := o.Principal
+	if g.sessions == nil || p == nil || p.Session == "" || p.Session == p.TokenID {
+		return
+	}
+	s := session.Sighting{
+		User: p.Subject, Session: p.Session, Issuer: p.Issuer, Tier: p.Tier,
+		DeviceID: p.Device, UserAgent: r.UserAgent, At: o.Now,
+	}
+	if s.DeviceID == "" {
+		s.DeviceID = r.DeviceID
+	}
+	if r.Address.IsValid() {
+		s.Address = r.Address.String()
+	}
+	g.sessions.Observe(&s)
 }
 
 func subjectOf(p *authn.Principal, address netip.Addr) policy.Subject {

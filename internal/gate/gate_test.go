@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
@@ -21,6 +23,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/policy"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
+	"github.com/tollgate-proxy/tollgate/internal/session"
 )
 
 const routes = `
@@ -54,6 +57,7 @@ type parts struct {
 	log     *bytes.Buffer
 	redis   *redistest.Process
 	client  *redis.Client
+	seen    *seen
 }
 
 // compileRoutes reads the rules as authz does.
@@ -79,7 +83,7 @@ func (f fixedFlags) Current() *flag.Set { return f.set }
 
 func newParts(t testing.TB, synchronise bool) *parts {
 	t.Helper()
-	p := &parts{metrics: prometheus.NewRegistry(), log: &bytes.Buffer{}}
+	p := &parts{metrics: prometheus.NewRegistry(), log: &bytes.Buffer{}, seen: &seen{}}
 	key := filepath.Join(t.TempDir(), "key.pem")
 	minter, err := authn.NewMinter(key)
 	if err != nil {
@@ -132,7 +136,7 @@ func newParts(t testing.TB, synchronise bool) *parts {
 		t.Fatal(err)
 	}
 	p.gate = gate.New(gate.Options{
-		Verifier: verifier, Denylist: revocation.NewGuard(p.store, replica, false), Flags: fixedFlags{set},
+		Verifier: verifier, Denylist: revocation.NewGuard(p.store, replica, false), Flags: fixedFlags{set}, Sessions: p.seen,
 		Routes: compileRoutes(t, routes), Log: slog.New(slog.NewTextHandler(p.log, nil)),
 		Metrics: gate.NewMetrics(p.metrics), Now: time.Now,
 	})
@@ -301,6 +305,40 @@ func TestUnknownRevocationsFailClosed(t *testing.T) {
 	p.redis.Kill()
 	if o := p.decide(t, "/ask", token); o.Status != 503 {
 		t.Errorf("without Redis: %+v", o)
+	}
+}
+
+// seen is a Sessions that remembers.
+type seen struct{ sightings []session.Sighting }
+
+func (s *seen) Observe(o *session.Sighting) { s.sightings = append(s.sightings, *o) }
+
+func TestSessionsAreNoted(t *testing.T) {
+	p := newParts(t, true)
+	r := func(path, token string) *gate.Request {
+		return &gate.Request{
+			Request: authn.Request{Host: "h", Method: "GET", Path: path, Authorization: "Bearer " + token},
+			Address: netip.MustParseAddr("192.0.2.7"), UserAgent: "ua", DeviceID: "d-1",
+		}
+	}
+	for _, request := range []*gate.Request{
+		r("/api", p.mint(t, authn.MintOptions{User: "ada", Session: "s-1", Tier: "premium"})),
+		r("/api", p.mint(t, authn.MintOptions{User: "ada", Session: "s-2", Device: "claimed"})),
+		r("/api", p.mint(t, authn.MintOptions{User: "ada"})),                    // no session of its own
+		r("/admin", p.mint(t, authn.MintOptions{User: "ada", Session: "s-3"})),  // refused
+		r("/public", p.mint(t, authn.MintOptions{User: "ada", Session: "s-4"})), // nobody looks
+	} {
+		p.gate.Decide(t.Context(), request)
+	}
+	want := []session.Sighting{
+		{User: "ada", Session: "s-1", Tier: "premium", DeviceID: "d-1"},
+		{User: "ada", Session: "s-2", Tier: "free", DeviceID: "claimed"},
+	}
+	for i := range want {
+		want[i].Issuer, want[i].UserAgent, want[i].Address = authn.DevelopmentIssuerURL, "ua", "192.0.2.7"
+	}
+	if diff := cmp.Diff(want, p.seen.sightings, cmpopts.IgnoreFields(session.Sighting{}, "At")); diff != "" {
+		t.Error(diff)
 	}
 }
 
