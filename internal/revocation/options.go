@@ -20,7 +20,7 @@ type Options struct {
 	MaxLifetime time.Duration
 	// Leeway is the verifier's clock leeway, added to every expiry. Default 1 min.
 	Leeway time.Duration
-	// MaxEntries bounds a replica's memory (at most 48 bytes an entry, and as many marks again). A replica that would
+	// MaxEntries bounds a replica's memory (at most 50 bytes an entry, and as many marks again). A replica that would
 	// need more keeps what it has and is never fresh. Default 4,000,000.
 	MaxEntries int
 	// Sweep is how often expired entries are removed. Default 1 min.

@@ -151,9 +151,9 @@ func (m *Manager) EndOthers(ctx context.Context, user, keep string) (int, error)
 	return m.end(ctx, user, Which{Except: keep})
 }
 
-// EndAll ends all of the user's sessions, and tells how many there were.
-func (m *Manager) EndAll(ctx context.Context, user, reason string) (int, error) {
-	_ = reason // the caller's audit trail has it
+// EndAll ends all of the user's sessions, and tells how many there were. The reason is for audit trails, which are the
+// caller's.
+func (m *Manager) EndAll(ctx context.Context, user, _ string) (int, error) {
 	return m.end(ctx, user, Which{})
 }
 
