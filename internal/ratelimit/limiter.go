@@ -45,6 +45,8 @@ type Options struct {
 	// LeaseLife is how long tokens taken in advance may lie unused; 0 takes
 	// none.
 	LeaseLife time.Duration
+	// Overrides are tiers that subjects have for a while; nil for none.
+	Overrides *Overrides
 	// Replicas is the number of limiters that share the store; 1 where it is
 	// not set. Each grants its share while the store is gone.
 	Replicas int
@@ -76,10 +78,12 @@ type Limiter struct {
 	guard    *guard
 	batcher  *batcher
 	denials  *denials // nil: nothing is remembered
-	leases   *leases  // nil: nothing is taken in advance
-	began    time.Time
-	metrics  *metrics
-	unknown  *Rule
+	// overrides may be nil.
+	overrides *Overrides
+	leases    *leases // nil: nothing is taken in advance
+	began     time.Time
+	metrics   *metrics
+	unknown   *Rule
 }
 
 // NewLimiter returns a limiter.
@@ -105,7 +109,7 @@ func NewLimiter(o Options) (*Limiter, error) {
 	l := &Limiter{
 		store: o.Store, probe: o.Probe, timeout: o.Timeout, failure: o.OnFailure,
 		local: NewMemory(o.LocalBuckets, o.Now), replicas: int64(max(o.Replicas, 1)),
-		every: o.ProbeEvery, now: o.Now, unknown: &Rule{Name: "none", counters: new(counters)},
+		overrides: o.Overrides, every: o.ProbeEvery, now: o.Now, unknown: &Rule{Name: "none", counters: new(counters)},
 	}
 	var err error
 	if l.metrics, err = newMetrics(o.Metrics, func() float64 { return float64(l.local.Len()) }); err != nil {
@@ -233,7 +237,7 @@ func (l *Limiter) Decide(ctx context.Context, req *Request, dec *Decision) error
 	}
 	p := newPlan()
 	defer p.release()
-	p.build(d, req)
+	p.build(d, req, l.overrides)
 	start := l.now().Sub(l.began)
 	switch {
 	case len(p.active) == 0:

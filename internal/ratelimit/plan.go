@@ -61,11 +61,16 @@ func (p *plan) release() {
 }
 
 // build finds the buckets of a request and what each is charged.
-func (p *plan) build(d *domain, req *Request) {
+func (p *plan) build(d *domain, req *Request, overrides *Overrides) {
 	p.domain = d
 	p.addDemand()
 	for i := range req.Descriptors {
 		m := d.match(req.Descriptors[i].Entries)
+		if m.kind == kindTier {
+			if tier, ok := overrides.tier(d.name, m.entries[0]); ok && d.tiers[tier] != nil {
+				m.rule = d.tiers[tier]
+			}
+		}
 		if o := req.Descriptors[i].Override; o != nil {
 			m = override(d, o, req.Descriptors[i].Entries, m)
 		}

@@ -76,7 +76,7 @@ func (l *Limiter) inspect(name string, entries []Entry) (*plan, error) {
 		return nil, fmt.Errorf("%w: domain %q", ErrUnknown, name)
 	}
 	p := newPlan()
-	p.build(d, &Request{Domain: name, Descriptors: []Descriptor{{Entries: entries, HasHits: true}}})
+	p.build(d, &Request{Domain: name, Descriptors: []Descriptor{{Entries: entries, HasHits: true}}}, l.overrides)
 	if len(p.active) == 0 {
 		p.release()
 		return nil, fmt.Errorf("%w: domain %q", ErrUnknown, name)
