@@ -81,7 +81,7 @@ func TestAHugeHeaderIsGivenUp(t *testing.T) {
 	}
 }
 
-// Bodies of 1 GiB pass in both directions in constant memory.
+// An answer of 1 GiB, and a request of a quarter, pass in constant memory.
 func TestLargeBodiesStreamInConstantMemory(t *testing.T) {
 	const size = 1 << 30
 	service := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -131,8 +131,9 @@ func TestLargeBodiesStreamInConstantMemory(t *testing.T) {
 	if n != size || err != nil {
 		t.Fatal(n, err)
 	}
-	req, _ := http.NewRequest("POST", g.url+"/pure", io.LimitReader(zeros{}, size))
-	if r := g.send(req); r.body != fmt.Sprint(size) {
+	const up = size / 4 // the race detector makes each byte dear
+	req, _ := http.NewRequest("POST", g.url+"/pure", io.LimitReader(zeros{}, up))
+	if r := g.send(req); r.body != fmt.Sprint(up) {
 		t.Fatalf("%+v", r)
 	}
 	close(stop)

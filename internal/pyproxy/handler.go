@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tollgate-proxy/tollgate/internal/httpcache"
 	"github.com/tollgate-proxy/tollgate/internal/problem"
 )
 
@@ -78,13 +79,20 @@ func (rt *route) serve(p *Proxy, w http.ResponseWriter, r *http.Request) {
 func (p *Proxy) rewrite(rt *route) func(*httputil.ProxyRequest) {
 	return func(pr *httputil.ProxyRequest) {
 		pr.Out.URL.Path = rt.upstreamPath(pr.Out.URL.Path)
-		pr.Out.Trailer = nil // a service could take a trailer for an identity header
+		pr.Out.Header.Del("Expect") // the server has seen to it
+		pr.Out.Trailer = nil        // a service could take a trailer for an identity header
 		for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host"} {
 			if v := pr.In.Header[name]; v != nil { // the edge's word, which ReverseProxy has removed
 				pr.Out.Header[name] = v
 			}
 		}
 	}
+}
+
+// notCached says in an answer of a route without a cache that there was none.
+func notCached(resp *http.Response) error {
+	resp.Header.Add("Cache-Status", httpcache.Bypassed)
+	return nil
 }
 
 // answerFailure tells the client why there is no answer from the service.

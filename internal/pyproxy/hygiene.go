@@ -22,13 +22,18 @@ func isIdentity(name string) bool {
 // sanitise removes from h, in place, what must not reach a service:
 // names with underscores or dots, which WSGI and CGI servers fold into the
 // dashed name (X_User_Id and X.User.Id would arrive as X-User-Id), and, unless
-// the peer is trusted, the identity headers. It refuses a Connection header
+// the peer is trusted, the identity headers; and the wish to upgrade to anything
+// but WebSocket. It refuses a Connection header
 // that asks to drop an identity, tracing or length header on the way.
 func sanitise(h http.Header, trusted bool) error {
 	for name := range h {
 		if strings.ContainsAny(name, "_.") || !trusted && isIdentity(name) {
 			delete(h, name)
 		}
+	}
+	// Any other protocol, h2c above all, would carry requests past every rule.
+	if u := h["Upgrade"]; len(u) != 1 || !strings.EqualFold(u[0], "websocket") {
+		delete(h, "Upgrade")
 	}
 	for _, v := range h["Connection"] {
 		for nominated := range strings.SplitSeq(v, ",") {

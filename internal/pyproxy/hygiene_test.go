@@ -44,6 +44,9 @@ func TestWhatReachesTheService(t *testing.T) {
 		{"hop-by-hop", "Connection: x-private, close\r\nX-Private: 1\r\nKeep-Alive: 1\r\nProxy-Authorization: x\r\nTe: trailers", http.Header{"Te": {"trailers"}}, 200},
 		{"hop-by-hop against an identity", "X-User-Id: real\r\nConnection: close, X-User-Id", nil, 400},
 		{"hop-by-hop against a request id", "Connection: x-request-ID", nil, 400},
+		{"upgrade to h2c", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA", http.Header{}, 200},
+		{"upgrade to two protocols", "Connection: Upgrade\r\nUpgrade: websocket, h2c", http.Header{}, 200},
+		{"expectations", "Expect: 100-continue", http.Header{}, 200},
 		{"upgrade without a connection option", "Upgrade: h2c", http.Header{}, 200},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -145,6 +145,9 @@ func (p *Proxy) newRoute(c Route) *route {
 		ErrorHandler: p.answerFailure(rt),
 		ErrorLog:     slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // every error has reached a metric and, where sampled, a span
 	}}
+	if c.Cache == nil {
+		rt.served.reverse.ModifyResponse = notCached
+	}
 	return rt
 }
 
