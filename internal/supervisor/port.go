@@ -2,10 +2,11 @@ package supervisor
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
+	"math/big"
 	"net"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -52,8 +53,16 @@ func CheckPort(name, address string) error {
 	return use
 }
 
-// FreePorts returns n different ports of the loopback that nothing listens on.
-// Another program may take one before it is used.
+// Free ports are looked for below those that systems give to outgoing connections,
+// so that none is taken in passing before it is used.
+const (
+	firstFree = 15000
+	lastFree  = 31999
+	tries     = 50 // for each port
+)
+
+// FreePorts returns n different ports of the loopback, from 15000 to 31999, that
+// nothing listens on. Another program may take one before it is used.
 func FreePorts(n int) (ports []int, err error) {
 	var open []net.Listener
 	defer func() {
@@ -61,17 +70,24 @@ func FreePorts(n int) (ports []int, err error) {
 			err = errors.Join(err, l.Close())
 		}
 	}()
-	for range n {
-		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+	for range n * tries {
+		if len(ports) == n {
+			break
+		}
+		offset, err := rand.Int(rand.Reader, big.NewInt(lastFree-firstFree+1))
 		if err != nil {
 			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		port := firstFree + int(offset.Int64())
+		l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			continue // taken, by another program or by the last turns
 		}
 		open = append(open, l)
-		address, err := netip.ParseAddrPort(l.Addr().String())
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
-		}
-		ports = append(ports, int(address.Port()))
+		ports = append(ports, port)
+	}
+	if len(ports) < n {
+		return nil, fmt.Errorf("find %d free ports from %d to %d: only %d after %d tries", n, firstFree, lastFree, len(ports), n*tries)
 	}
 	return ports, nil
 }
