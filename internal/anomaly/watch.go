@@ -1,0 +1,482 @@
+package anomaly
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Sighting is a request with a verified token.
+type Sighting struct {
+	// User is the token's subject, Session its sid or jti.
+	User, Session string
+	// Token is a SHA-256 of the token.
+	Token   [32]byte
+	Address netip.Addr
+	// Agent is the User-Agent header, Device the device_id claim; each may be empty.
+	Agent, Device string
+	// Place is what trusted headers say; empty where there are none.
+	Place PlaceText
+	// Authenticated is when the user last proved who they are: the claim auth_time. The zero value is never; a token's
+	// iat is no such proof, since refreshing sets it.
+	Authenticated time.Time
+	At            time.Time
+}
+
+// Options are the parts of a Watch. Store is required.
+type Options struct {
+	Store  Store
+	Places *Places // nil: headers alone say where addresses are
+	// EndSession ends a session of a user. It is required where an action is revoke_session. That a session is not
+	// registered is no error.
+	EndSession func(ctx context.Context, user, session string) error
+	Log        *slog.Logger
+	Metrics    prometheus.Registerer
+	Now        func() time.Time
+}
+
+// Watch looks at requests. Observe is for the request's way: what it has seen before costs one look-up. What is new is
+// judged behind it by Run, and the assessment holds from then on; where the configuration says wait, the request waits
+// for it, but no longer than that.
+//
+// Where the store is away or too slow there is no signal: an assessment that is known stays, and one that is not is
+// asked for again a few seconds later.
+type Watch struct {
+	rules    *Rules
+	options  Options
+	failures *failures
+	metrics  *watchMetrics
+	seed     maphash.Seed
+	most     int // entries of a shard
+	shards   [watchShards]watchShard
+	queue    chan job
+	away     atomic.Bool
+}
+
+const (
+	watchShards = 64
+	// queueLength bounds the requests that wait to be judged. Where it is full the next request tries again.
+	queueLength = 4096
+	// judges is how many are judged at a time.
+	judges = 8
+	// retry is how long after a failure a request is judged again.
+	retry = 5 * time.Second
+	// maxAgent and maxName bound what of a request is looked at, in bytes.
+	maxAgent = 512
+	maxName  = 256
+)
+
+type watchShard struct {
+	mu      sync.RWMutex
+	entries map[watchKey]*entry
+}
+
+// watchKey is a token, and a seeded hash of everything else that is compared.
+type watchKey struct {
+	token [16]byte
+	rest  uint64
+}
+
+// entry is what is known of a token at an address with an agent and a device.
+type entry struct {
+	assessment atomic.Pointer[Assessment] // nil until it was judged
+	due        atomic.Int64               // Unix nanoseconds: when it is judged again
+	judging    atomic.Bool
+	first      chan struct{} // closed when it was judged for the first time, or could not be
+	once       sync.Once
+	key        string // of the last event; used by the judge
+}
+
+func (e *entry) current() Assessment {
+	if a := e.assessment.Load(); a != nil {
+		return *a
+	}
+	return Assessment{}
+}
+
+type job struct {
+	sighting Sighting
+	entry    *entry
+}
+
+// NewWatch returns a watch; Run does its work.
+func NewWatch(c Config, o Options) (*Watch, error) {
+	rules, err := Compile(c)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case o.Store == nil:
+		return nil, errors.New("anomaly: a store is required")
+	case o.EndSession == nil && rules.does(RevokeSession):
+		return nil, errors.New("anomaly: the action revoke_session needs something that ends sessions")
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	w := &Watch{
+		rules: rules, options: o, failures: newFailures(c.Failures), seed: maphash.MakeSeed(),
+		most: max(c.Tracked/watchShards, 1), queue: make(chan job, queueLength),
+	}
+	for i := range w.shards {
+		w.shards[i].entries = map[watchKey]*entry{}
+	}
+	w.metrics = newWatchMetrics(w)
+	return w, register(o.Metrics, w.metrics.collectors()...)
+}
+
+func (w *Watch) key(s *Sighting) watchKey {
+	var h maphash.Hash
+	h.SetSeed(w.seed)
+	address := s.Address.As16()
+	_, _ = h.Write(address[:])
+	_, _ = h.WriteString(s.User)
+	_ = h.WriteByte(0)
+	_, _ = h.WriteString(s.Session)
+	_ = h.WriteByte(0)
+	_, _ = h.WriteString(s.Device)
+	_ = h.WriteByte(0)
+	_, _ = h.WriteString(s.Agent)
+	return watchKey{token: [16]byte(s.Token[:16]), rest: h.Sum64()}
+}
+
+func (w *Watch) shard(k watchKey) *watchShard { return &w.shards[k.rest%watchShards] }
+
+// Observe returns the assessment of a request. For one like the last it neither waits nor allocates. The strings of s
+// are not kept. A sighting without a user is passed over.
+func (w *Watch) Observe(ctx context.Context, s *Sighting) Assessment {
+	if s.User == "" || !w.rules.config.Enabled {
+		return Assessment{}
+	}
+	k := w.key(s)
+	shard := w.shard(k)
+	shard.mu.RLock()
+	e := shard.entries[k]
+	shard.mu.RUnlock()
+	if e == nil {
+		e = w.meet(shard, k)
+	}
+	if s.At.UnixNano() >= e.due.Load() && e.judging.CompareAndSwap(false, true) && !w.enqueue(s, e) {
+		e.judging.Store(false)
+		return e.current()
+	}
+	if w.rules.config.Wait > 0 && e.assessment.Load() == nil {
+		w.wait(ctx, e)
+	}
+	return e.current()
+}
+
+// meet makes an entry for what is new.
+func (w *Watch) meet(shard *watchShard, k watchKey) *entry {
+	shard.mu.Lock()
+	defer shard.mu.Unlock()
+	if e := shard.entries[k]; e != nil {
+		return e
+	}
+	if len(shard.entries) >= w.most {
+		shard.evict()
+	}
+	e := &entry{first: make(chan struct{})}
+	shard.entries[k] = e
+	return e
+}
+
+// evict forgets, of a few, the entry that is due first: it was not judged for longest.
+func (s *watchShard) evict() {
+	const few = 8
+	var stalest watchKey
+	due, seen := int64(0), 0
+	for k, e := range s.entries {
+		if d := e.due.Load(); seen == 0 || d < due {
+			stalest, due = k, d
+		}
+		if seen++; seen == few {
+			break
+		}
+	}
+	delete(s.entries, stalest)
+}
+
+// enqueue hands a copy of the sighting to a judge.
+func (w *Watch) enqueue(s *Sighting, e *entry) bool {
+	c := *s
+	for _, field := range []struct {
+		s    *string
+		most int
+	}{
+		{&c.User, len(c.User)}, {&c.Session, len(c.Session)}, {&c.Agent, maxAgent}, {&c.Device, maxName},
+		{&c.Place.Country, maxName}, {&c.Place.Network, maxName}, {&c.Place.Latitude, maxName},
+		{&c.Place.Longitude, maxName}, {&c.Place.Radius, maxName},
+	} {
+		*field.s = strings.Clone((*field.s)[:min(len(*field.s), field.most)])
+	}
+	select {
+	case w.queue <- job{c, e}:
+		return true
+	default:
+		w.metrics.evaluations[dropped].Inc()
+		return false
+	}
+}
+
+// wait waits for the first assessment.
+func (w *Watch) wait(ctx context.Context, e *entry) {
+	timer := time.NewTimer(w.rules.config.Wait)
+	defer timer.Stop()
+	select {
+	case <-e.first:
+	case <-ctx.Done():
+		w.metrics.evaluations[late].Inc()
+	case <-timer.C:
+		w.metrics.evaluations[late].Inc()
+	}
+}
+
+// Failed notes that the verification of a token from the address failed. It does not wait.
+func (w *Watch) Failed(address netip.Addr, now time.Time) {
+	if address.IsValid() && w.rules.config.Enabled {
+		w.failures.note(endpoint(address), now)
+	}
+}
+
+// Run judges what Observe has seen until ctx ends, and returns nil.
+func (w *Watch) Run(ctx context.Context) error {
+	var workers sync.WaitGroup
+	for range judges {
+		workers.Go(func() {
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case j := <-w.queue:
+					w.judge(ctx, &j)
+				}
+			}
+		})
+	}
+	tick := time.NewTicker(w.rules.config.Refresh)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+			w.sweep(w.options.Now())
+		}
+	}
+	workers.Wait()
+	return nil
+}
+
+// sweep forgets what was not seen for a while.
+func (w *Watch) sweep(now time.Time) {
+	w.failures.sweep(now)
+	over := now.Add(-w.rules.config.Refresh).UnixNano()
+	for i := range w.shards {
+		s := &w.shards[i]
+		s.mu.Lock()
+		for k, e := range s.entries {
+			if e.due.Load() < over && !e.judging.Load() {
+				delete(s.entries, k)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+func (w *Watch) len() int {
+	n := 0
+	for i := range w.shards {
+		w.shards[i].mu.RLock()
+		n += len(w.shards[i].entries)
+		w.shards[i].mu.RUnlock()
+	}
+	return n
+}
+
+// judge judges one sighting and notes the outcome.
+func (w *Watch) judge(ctx context.Context, j *job) {
+	defer j.entry.once.Do(func() { close(j.entry.first) })
+	defer j.entry.judging.Store(false)
+	bounded, cancel := context.WithTimeout(ctx, w.rules.config.Timeout)
+	defer cancel()
+	v, err := w.assess(bounded, &j.sighting, j.entry)
+	if v != nil {
+		w.metrics.judged(v)
+		j.entry.assessment.Store(&v.Assessment)
+	}
+	if ctx.Err() != nil {
+		return // the process ends
+	}
+	w.noteStore(err)
+	next := w.rules.config.Refresh
+	if err != nil {
+		w.metrics.evaluations[failed].Inc()
+		next = retry
+	}
+	j.entry.due.Store(j.sighting.At.Add(next).UnixNano())
+}
+
+// noteStore tells once that the store went away, and once that it is back.
+func (w *Watch) noteStore(err error) {
+	switch {
+	case errors.Is(err, ErrUnavailable):
+		if w.away.CompareAndSwap(false, true) {
+			w.options.Log.Error("suspicious activity cannot be judged: there are no new signals until the store is back", "error", err)
+		}
+	case err == nil:
+		if w.away.CompareAndSwap(true, false) {
+			w.options.Log.Info("suspicious activity is judged again")
+		}
+	}
+}
+
+// assess records what was seen, judges it by what was known before, and acts. Where there is an error beside a verdict,
+// the verdict holds, but not all was done.
+func (w *Watch) assess(ctx context.Context, s *Sighting, e *entry) (*Verdict, error) {
+	o := w.observation(s)
+	facts := o.facts()
+	before, err := w.options.Store.Record(ctx, s.User, facts, w.rules.config.Retention)
+	if err != nil {
+		return nil, err
+	}
+	v := w.rules.Judge(&before, &o)
+	errs := []error{w.options.Store.Amend(ctx, s.User, w.rules.amendment(&v, facts))}
+	if v.Action == RevokeSession && s.Session != "" { // without one it is refused all the same
+		errs = append(errs, w.endSession(ctx, s))
+	}
+	if v.Action != None || v.Settled {
+		errs = append(errs, w.tell(ctx, s, &o, &v, e))
+	}
+	return &v, errors.Join(errs...)
+}
+
+// amendment is what a verdict corrects: a refused request teaches nothing about the user, and a proof of who the user
+// is makes what came with it the user's own.
+func (r *Rules) amendment(v *Verdict, facts []Fact) Amendment {
+	a := Amendment{At: facts[0].First}
+	a.Since = a.At.Add(-r.config.Familiar)
+	for _, f := range facts {
+		switch {
+		case v.Action.Refuses():
+			a.Withdraw = append(a.Withdraw, f)
+		case v.Settled && (f.Kind == KindDevice || f.Kind == KindCountry || f.Kind == KindNetwork):
+			a.Vouch = append(a.Vouch, f)
+		}
+	}
+	return a
+}
+
+// endSession ends the session of a request.
+func (w *Watch) endSession(ctx context.Context, s *Sighting) error {
+	err := w.options.EndSession(ctx, s.User, s.Session)
+	if err != nil {
+		w.metrics.endFailures.Inc()
+		w.options.Log.Error("a suspicious session could not be ended; its requests are refused, and it is tried again",
+			"user", s.User, "session", s.Session, "error", err)
+	}
+	return err
+}
+
+// tell stores an event, and logs it, unless the same was told a short while ago.
+func (w *Watch) tell(ctx context.Context, s *Sighting, o *Observation, v *Verdict, e *entry) error {
+	event := Event{
+		At: o.At, Session: s.Session, Score: v.Score, Action: v.Action, Signals: v.Signals, Settled: v.Settled,
+		Country: o.Place.Country, ASN: o.Place.Network, Range: neighbourhood(s.Address),
+	}
+	codes := make([]string, len(v.Signals))
+	for i, signal := range v.Signals {
+		codes[i] = string(signal.Code)
+	}
+	event.key = digest(s.User, 'e', s.Session, strings.Join(codes, ","), event.Range, o.Device, v.Action.String())
+	if event.key == e.key {
+		return nil
+	}
+	added, err := w.options.Store.Append(ctx, s.User, event, w.rules.config.Familiar, w.rules.config.Retention)
+	if err != nil {
+		return err
+	}
+	e.key = event.key
+	if added {
+		w.options.Log.Warn("suspicious activity", "user", s.User, "session", s.Session, "score", v.Score,
+			"signals", strings.Join(codes, ","), "action", v.Action.String(), "settled", v.Settled)
+	}
+	return nil
+}
+
+// observation is a sighting as it is judged.
+func (w *Watch) observation(s *Sighting) Observation {
+	o := Observation{At: millis(s.At), Authenticated: s.Authenticated, Token: digest(s.User, 't', string(s.Token[:]))}
+	if s.Token == [32]byte{} {
+		o.Token = digest(s.User, 's', s.Session)
+	}
+	if s.Agent != "" {
+		o.Agent = digest(s.User, KindAgent, family(s.Agent))
+	}
+	if s.Agent != "" || s.Device != "" {
+		o.Device = digest(s.User, KindDevice, s.Device, family(s.Agent))
+	}
+	if !s.Address.IsValid() {
+		return o
+	}
+	place := s.Place.Parse()
+	if w.options.Places != nil {
+		place = place.or(w.options.Places.Place(s.Address))
+	}
+	o.Trusted = w.rules.trusted.has(s.Address, place.Network)
+	o.Anonymiser = w.rules.anonymisers.has(s.Address, place.Network)
+	o.Place = place.Coarse()
+	address := endpoint(s.Address)
+	o.Address = digest(s.User, KindAddress, address.String())
+	o.Failures = w.failures.count(address, s.At)
+	return o
+}
+
+// or fills in what is not known.
+func (p Place) or(other Place) Place {
+	if p.Country == "" {
+		p.Country = other.Country
+	}
+	if p.Network == 0 {
+		p.Network = other.Network
+	}
+	if !p.Located {
+		p.Located, p.Latitude, p.Longitude, p.Radius = other.Located, other.Latitude, other.Longitude, other.Radius
+	}
+	return p
+}
+
+// Detect judges a request as Observe would, without remembering or doing anything. A past one is judged by what was
+// known at its time, as far as that can be told. The error wraps ErrUnavailable.
+func (w *Watch) Detect(ctx context.Context, s *Sighting) (Verdict, error) {
+	h, err := w.options.Store.History(ctx, s.User, s.At.Add(-w.rules.config.Retention))
+	if err != nil {
+		return Verdict{}, err
+	}
+	o := w.observation(s)
+	if w.options.Now().Sub(s.At) > w.rules.config.Failures.Window {
+		o.Failures = 0 // what is counted is of now
+	}
+	past := h.AsOf(o.At)
+	return w.rules.Judge(&past, &o), nil
+}
+
+// Events returns what was suspicious about a user, newest first. The error wraps ErrUnavailable.
+func (w *Watch) Events(ctx context.Context, user string) ([]Event, error) {
+	return w.options.Store.Events(ctx, user, w.options.Now().Add(-w.rules.config.Retention))
+}
+
+// Erase forgets everything about a user: what was learned, and the events. The error wraps ErrUnavailable.
+func (w *Watch) Erase(ctx context.Context, user string) error {
+	return w.options.Store.Erase(ctx, user)
+}
