@@ -5,17 +5,38 @@ import (
 
 	"github.com/tollgate-proxy/tollgate/internal/app"
 	"github.com/tollgate-proxy/tollgate/internal/config"
+	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 )
 
 // Config is the root of config/ratelimit.yaml.
 type Config struct {
-	app.Base `yaml:",inline"`
-	GRPC     ListenConfig     `yaml:"grpc"`
-	Redis    redisconn.Config `yaml:"redis"`
-	Limits   LimitsConfig     `yaml:"limits"`
-	Store    StoreConfig      `yaml:"store"`
+	app.Base   `yaml:",inline"`
+	GRPC       ListenConfig     `yaml:"grpc"`
+	Redis      redisconn.Config `yaml:"redis"`
+	Limits     LimitsConfig     `yaml:"limits"`
+	Store      StoreConfig      `yaml:"store"`
+	Management ManagementConfig `yaml:"management"`
+}
+
+// ManagementConfig is the section "management": the HTTP API of limits.
+type ManagementConfig struct {
+	Listen  string              `yaml:"listen" doc:"host:port, or unix:///path, of the HTTP API that shows and resets limits and overrides tiers; empty serves none."`
+	Domain  string              `yaml:"domain" doc:"Domain that the API means where a request names none."`
+	Clients []credential.Client `yaml:"clients" doc:"Callers of the API; without one it refuses everybody."`
+}
+
+// Validate checks the section.
+func (c ManagementConfig) Validate(r *config.Report) {
+	if c.Listen != "" {
+		if err := app.CheckListen(c.Listen); err != nil {
+			r.Fault("listen", c.Listen, err.Error()+", or empty")
+		}
+	}
+	if _, err := credential.New(c.Clients); err != nil {
+		r.Fault("clients", nil, err.Error())
+	}
 }
 
 // ListenConfig is a section with an address to listen on.
@@ -32,14 +53,18 @@ func (c ListenConfig) Validate(r *config.Report) {
 
 // LimitsConfig is the section "limits".
 type LimitsConfig struct {
-	Files   []config.Path `yaml:"files" doc:"Rule files, and folders of *.yaml and *.yml files; watched, and loaded again when they change."`
-	Headers bool          `yaml:"headers" doc:"Tell clients of their limits: RateLimit, RateLimit-Policy, X-RateLimit-* and Retry-After."`
+	Files         []config.Path `yaml:"files" doc:"Rule files, and folders of *.yaml and *.yml files; watched, and loaded again when they change."`
+	OverridesPoll time.Duration `yaml:"overrides_poll" doc:"How often overrides of users' tiers are read from Redis."`
+	Headers       bool          `yaml:"headers" doc:"Tell clients of their limits: RateLimit, RateLimit-Policy, X-RateLimit-* and Retry-After."`
 }
 
 // Validate checks the section.
 func (c LimitsConfig) Validate(r *config.Report) {
 	if len(c.Files) == 0 {
 		r.Fault("files", nil, "at least one rule file or folder")
+	}
+	if c.OverridesPoll < 10*time.Millisecond || c.OverridesPoll > time.Hour {
+		r.Fault("overrides_poll", c.OverridesPoll, "10ms to 1h")
 	}
 }
 
@@ -97,10 +122,11 @@ func (c StoreConfig) Validate(r *config.Report) {
 
 func defaults() Config {
 	return Config{
-		Base:   app.DefaultBase("127.0.0.1:7102"),
-		GRPC:   ListenConfig{"127.0.0.1:9102"},
-		Redis:  redisconn.Default(),
-		Limits: LimitsConfig{Headers: true},
+		Base:       app.DefaultBase("127.0.0.1:7102"),
+		GRPC:       ListenConfig{"127.0.0.1:9102"},
+		Redis:      redisconn.Default(),
+		Limits:     LimitsConfig{Headers: true, OverridesPoll: time.Second},
+		Management: ManagementConfig{Domain: "tollgate"},
 		Store: StoreConfig{
 			Timeout: 20 * time.Millisecond, OnFailure: string(ratelimit.FailLocal), Replicas: 1,
 			DenyCache: 100_000, LeaseLife: 2 * time.Second, LocalBuckets: 100_000, Failures: 3, ProbeInterval: 250 * time.Millisecond,

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -39,6 +41,9 @@ func TestFaults(t *testing.T) {
 		"few buckets":        {"limits: {files: [l]}\nstore: {local_buckets: 1}", "store.local_buckets"},
 		"no failure":         {"limits: {files: [l]}\nstore: {failures: 0}", "store.failures"},
 		"a probe all along":  {"limits: {files: [l]}\nstore: {probe_interval: 1us}", "store.probe_interval"},
+		"no poll":            {"limits: {files: [l], overrides_poll: 0s}", "limits.overrides_poll"},
+		"bad management":     {"limits: {files: [l]}\nmanagement: {listen: there}", "management.listen"},
+		"twin clients":       {"limits: {files: [l]}\nmanagement: {clients: [{name: a, secret_sha256: " + strings.Repeat("0", 64) + ", roles: [admin]}, {name: a, secret_sha256: " + strings.Repeat("1", 64) + ", roles: [admin]}]}", "management.clients"},
 		"an unknown section": {"limits: {files: [l]}\nquota: {}", "unknown key"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -77,21 +82,23 @@ type running struct {
 	client     rlsv3.RateLimitServiceClient
 	health     grpc_health_v1.HealthClient
 	operations string
+	management string
 	rules      string
 	log        *output
 }
 
-const rulesText = "domain: tollgate\ntiers: {entry: tier, subjects: [user], default: free, table: [{name: free, limits: [{unit: hour, requests_per_unit: LIMIT}]}]}\n"
+const rulesText = "domain: tollgate\ntiers: {entry: tier, subjects: [user], default: free, table: [{name: free, limits: [{unit: hour, requests_per_unit: LIMIT}]}, {name: big, limits: [{unit: hour, requests_per_unit: 1000}]}]}\n"
 
 func start(t *testing.T, redisAddr string) *running {
 	t.Helper()
 	dir := t.TempDir()
-	r := &running{t: t, operations: redistest.FreeAddr(t), rules: filepath.Join(dir, "rules.yaml"), log: &output{}}
+	r := &running{t: t, operations: redistest.FreeAddr(t), management: redistest.FreeAddr(t), rules: filepath.Join(dir, "rules.yaml"), log: &output{}}
 	listen := redistest.FreeAddr(t)
 	r.write("10")
 	file := filepath.Join(dir, "ratelimit.yaml")
 	text := "limits: {files: [rules.yaml]}\nredis: {url: 'redis://" + redisAddr + "'}\ngrpc: {listen: '" + listen +
-		"'}\noperations: {listen: '" + r.operations + "'}\nshutdown: {drain_delay: 0s}\nstore: {timeout: 250ms, probe_interval: 20ms}\n"
+		"'}\noperations: {listen: '" + r.operations + "'}\nshutdown: {drain_delay: 0s}\nstore: {timeout: 250ms, probe_interval: 20ms}\n" +
+		"management: {listen: '" + r.management + "', clients: [{name: support, roles: [operator], secret_sha256: " + fmt.Sprintf("%x", sha256.Sum256([]byte("secret"))) + "}]}\n"
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -231,5 +238,76 @@ func TestProcessWithoutRedisAtStart(t *testing.T) {
 	r.eventually("redis is used", func() bool { return r.metric("tollgate_ratelimit_degraded") == "0" })
 	if got := r.ask("a").GetOverallCode(); got != rlsv3.RateLimitResponse_OVER_LIMIT {
 		t.Errorf("recovery granted a burst: %s", got)
+	}
+}
+
+// call calls the management API and returns the status and the body.
+func (r *running) call(method, path, body string) (int, string) {
+	r.t.Helper()
+	req, err := http.NewRequestWithContext(r.t.Context(), method, "http://"+r.management+path, strings.NewReader(body))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer secret")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var b bytes.Buffer
+	if _, err := b.ReadFrom(resp.Body); err != nil {
+		r.t.Fatal(err)
+	}
+	return resp.StatusCode, b.String()
+}
+
+func TestManagement(t *testing.T) {
+	server := redistest.NewProcess(t)
+	r := start(t, server.Addr())
+	for range 4 {
+		r.ask("alice")
+	}
+	until := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	for _, c := range []struct {
+		method, path, body string
+		status             int
+		want               string
+	}{
+		{"GET", "/v1/limits/alice?tier=free", "", 200, `"remaining":6`},
+		{"GET", "/v1/limits/alice?domain=other", "", 404, "not_found"},
+		{"GET", "/v1/limits/alice?entry=colour", "", 404, "not_found"},
+		{"POST", "/v1/limits/alice/reset?reason=sorry", "", 204, ""},
+		{"POST", "/v1/limits/alice/reset?entry=colour", "", 404, ""},
+		{"GET", "/v1/limits/alice", "", 200, `"remaining":10`},
+		{"PUT", "/v1/limits/alice/override", `{"tier":"big"`, 400, "request_invalid"},
+		{"PUT", "/v1/limits/alice/override", `{"tier":"none","until":"` + until + `"}`, 400, "no tier"},
+		{"PUT", "/v1/limits/alice/override", `{"tier":"big","until":"2001-01-01T00:00:00Z"}`, 400, "in the past"},
+		{"PUT", "/v1/limits/alice/override", `{"tier":"big","until":"` + until + `"}`, 200, until},
+		{"GET", "/v1/limit-overrides", "", 200, `"subject":"alice"`},
+		{"GET", "/v1/limits/alice", "", 200, `"limit":1000`},
+		{"DELETE", "/v1/limits/alice/override", "", 204, ""},
+		{"GET", "/v1/limits/alice", "", 200, `"limit":10,`},
+		{"DELETE", "/v1/limits/alice", "", 405, "method_not_allowed"},
+	} {
+		if status, body := r.call(c.method, c.path, c.body); status != c.status || !strings.Contains(body, c.want) {
+			t.Errorf("%s %s: %d %s", c.method, c.path, status, body)
+		}
+	}
+	if log := r.log.String(); !strings.Contains(log, "limit.reset") || !strings.Contains(log, "limit.override") || !strings.Contains(log, "support") {
+		t.Error("no audit of what was done")
+	}
+	resp, err := http.Get("http://" + r.management + "/v1/limits/alice") //nolint:noctx // Without credentials.
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusUnauthorized {
+		t.Errorf("without credentials: %d", resp.StatusCode)
+	}
+	server.Kill()
+	for _, c := range [][2]string{{"GET", "/v1/limits/alice"}, {"POST", "/v1/limits/alice/reset"}, {"DELETE", "/v1/limits/alice/override"}} {
+		if status, body := r.call(c[0], c[1], ""); status != 503 || !strings.Contains(body, "dependency_unavailable") {
+			t.Errorf("%v without redis: %d %s", c, status, body)
+		}
 	}
 }

@@ -8,7 +8,9 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/tollgate-proxy/tollgate/internal/account"
 	"github.com/tollgate-proxy/tollgate/internal/app"
+	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 	"github.com/tollgate-proxy/tollgate/internal/rls"
@@ -40,8 +42,10 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		return err
 	}
 	store := ratelimit.NewRedis(conn.UniversalClient, c.Redis.Mode == redisconn.Cluster)
+	overrides := ratelimit.NewOverrides(conn.UniversalClient, c.Limits.OverridesPoll, time.Now, rt.Log)
+	rt.Background("tier overrides", overrides.Run)
 	limiter, err := ratelimit.NewLimiter(ratelimit.Options{
-		Rules: rules, Store: store,
+		Rules: rules, Store: store, Overrides: overrides,
 		Timeout: c.Store.Timeout, OnFailure: ratelimit.FailureMode(c.Store.OnFailure),
 		Denials: c.Store.DenyCache, LeaseLife: c.Store.LeaseLife, LocalBuckets: c.Store.LocalBuckets, Replicas: c.Store.Replicas,
 		Failures: c.Store.Failures, ProbeEvery: c.Store.ProbeInterval,
@@ -61,6 +65,16 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	})
 	for _, file := range rules.Files() {
 		rt.WatchFile(file)
+	}
+	if c.Management.Listen != "" {
+		auth, err := credential.New(c.Management.Clients)
+		if err != nil {
+			return err
+		}
+		api := &limitsAPI{limiter: limiter, overrides: overrides, domain: c.Management.Domain, audit: account.LogAuditor{Log: rt.Log}, now: time.Now}
+		if err := rt.ServeHTTP("management", c.Management.Listen, account.New(auth, api)); err != nil {
+			return err
+		}
 	}
 	server := rls.New(rls.Options{Decider: limiter, Headers: c.Limits.Headers})
 	return rt.ServeGRPC("grpc", c.GRPC.Listen, func(s *grpc.Server) { server.Register(s) }, server.Options()...)

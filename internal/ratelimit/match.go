@@ -120,3 +120,9 @@ func (r *Rules) Explain(name string, entries []Entry) string {
 	}
 	return text
 }
+
+// HasTier says whether the tier table of a domain has a tier of that name.
+func (r *Rules) HasTier(name, tier string) bool {
+	d := r.domains[name]
+	return d != nil && d.tiers[tier] != nil
+}
