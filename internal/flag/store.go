@@ -45,8 +45,12 @@ const (
 	noticeChannel  = keyRoot + "changed"
 )
 
-//go:embed lua/write.lua
-var writeSource string
+var (
+	//go:embed lua/read.lua
+	readSource string
+	//go:embed lua/write.lua
+	writeSource string
+)
 
 // Record is a stored definition.
 type Record struct {
@@ -128,32 +132,29 @@ type stored struct {
 // whole set that it was checked with.
 type Store struct {
 	rdb   redis.UniversalClient
+	read  *redis.Script
 	write *redis.Script
 	now   func() time.Time
 }
 
 // NewStore makes a store on a client; now stamps changes.
 func NewStore(rdb redis.UniversalClient, now func() time.Time) *Store {
-	return &Store{rdb: rdb, write: redis.NewScript(writeSource), now: now}
+	return &Store{rdb: rdb, read: redis.NewScript(readSource), write: redis.NewScript(writeSource), now: now}
 }
 
 // List reads every flag at one moment.
 func (s *Store) List(ctx context.Context) (Snapshot, error) {
-	var version *redis.StringCmd
-	var all *redis.MapStringStringCmd
-	_, err := s.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		version, all = p.Get(ctx, keyVersion), p.HGetAll(ctx, keyDefinitions)
-		return nil
-	})
-	if err != nil && !errors.Is(err, redis.Nil) {
+	answer, err := s.read.Run(ctx, s.rdb, []string{keyDefinitions, keyVersion}).Slice()
+	if err != nil {
 		return Snapshot{}, fmt.Errorf("read flags: %w", err)
 	}
-	snapshot := Snapshot{Broken: map[string]error{}}
-	if snapshot.Version, err = version.Int64(); err != nil && !errors.Is(err, redis.Nil) {
-		return Snapshot{}, fmt.Errorf("read version of flags: %w", err)
+	version, all, err := parseAnswer(answer)
+	if err != nil {
+		return Snapshot{}, fmt.Errorf("read flags: %w", err)
 	}
-	for _, key := range slices.Sorted(maps.Keys(all.Val())) {
-		r, err := parseRecord(key, []byte(all.Val()[key]))
+	snapshot := Snapshot{Version: version, Broken: map[string]error{}}
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		r, err := parseRecord(key, []byte(all[key]))
 		if err != nil {
 			snapshot.Broken[key] = err
 			continue
@@ -161,6 +162,32 @@ func (s *Store) List(ctx context.Context) (Snapshot, error) {
 		snapshot.Records = append(snapshot.Records, r)
 	}
 	return snapshot, nil
+}
+
+// parseAnswer reads the read script's answer: the version, and flags and
+// records in turn.
+func parseAnswer(answer []any) (version int64, records map[string]string, err error) {
+	if len(answer) != 2 {
+		return 0, nil, fmt.Errorf("answer of %d parts", len(answer))
+	}
+	text, isText := answer[0].(string)
+	pairs, isList := answer[1].([]any)
+	if !isText || !isList || len(pairs)%2 != 0 {
+		return 0, nil, fmt.Errorf("answer of %T and %T", answer[0], answer[1])
+	}
+	if version, err = strconv.ParseInt(text, 10, 64); err != nil {
+		return 0, nil, fmt.Errorf("version of flags: %w", err)
+	}
+	records = make(map[string]string, len(pairs)/2)
+	for i := 0; i < len(pairs); i += 2 {
+		key, isKey := pairs[i].(string)
+		record, isRecord := pairs[i+1].(string)
+		if !isKey || !isRecord {
+			return 0, nil, fmt.Errorf("flag of %T and %T", pairs[i], pairs[i+1])
+		}
+		records[key] = record
+	}
+	return version, records, nil
 }
 
 // Version reads the set's version alone.

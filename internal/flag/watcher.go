@@ -195,14 +195,24 @@ func (w *Watcher) pull(ctx context.Context) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
+	var seedErr error
 	if version == 0 || !w.seeded {
-		if err := w.seed(ctx, version); err != nil {
-			return false, err
+		// A Redis that takes no writes, such as a full one, can still be read.
+		if seedErr = w.seed(ctx, version); seedErr != nil && version == 0 {
+			return false, seedErr
 		}
 	} else if version == before.set.version || version == w.refused {
 		return false, nil
 	}
-	snapshot, err := store.List(ctx)
+	if changed, err = w.take(ctx, before); err != nil {
+		return false, err
+	}
+	return changed, seedErr
+}
+
+// take compiles what the store holds and makes it current.
+func (w *Watcher) take(ctx context.Context, before *state) (changed bool, err error) {
+	snapshot, err := w.options.Store.List(ctx)
 	if err != nil {
 		return false, err
 	}

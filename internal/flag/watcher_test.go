@@ -3,7 +3,9 @@ package flag
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -214,5 +216,105 @@ tollgate_flag_expired 1
 	}
 	if _, err := NewWatcher(o); err == nil {
 		t.Error("metrics were registered twice")
+	}
+}
+
+// A replica that restarts in the middle of a roll-out deals everyone as the
+// others do, and as it did itself.
+func TestRestartDuringRollout(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		store := NewStore(c, testClock)
+		w, _, stop := watch(t, WatcherOptions{Store: store, Bootstrap: bootstrap(t)})
+		def := onOff(t, "half", 50)
+		def.Extension.Rollout.Progressive = &Progressive{From: testTime.Add(-time.Hour), Until: testTime.Add(time.Hour), End: Everyone}
+		put(t, store, def, 0)
+		eventually(t, "the roll-out", func() bool { return w.Current().Version() == 2 })
+		deal := func(w *Watcher) (variants [1000]string) {
+			for i := range variants {
+				variants[i] = w.Current().Evaluate("half", &Subject{Key: strconv.Itoa(i)}, testTime).Variant
+			}
+			return variants
+		}
+		before := deal(w)
+		stop()
+		again, _, _ := watch(t, WatcherOptions{Store: store, Bootstrap: bootstrap(t)})
+		eventually(t, "the roll-out again", func() bool { return again.Current().Version() == 2 })
+		if deal(again) != before {
+			t.Error("a restart moved users")
+		}
+	})
+}
+
+// killer kills Redis when a script that writes is on its way to it.
+type killer struct {
+	server *redistest.Process
+	done   bool
+}
+
+func (k *killer) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (k *killer) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (k *killer) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		// Of the two scripts, the one that writes has four keys.
+		if strings.HasPrefix(cmd.Name(), "eval") && cmd.Args()[2] == 4 && !k.done {
+			k.done = true
+			k.server.Kill()
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// Redis lost in the middle of a change: the change fails, nothing is half
+// written, and it can be made again.
+func TestRedisLostMidChange(t *testing.T) {
+	server := redistest.NewProcess(t)
+	c := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1})
+	t.Cleanup(func() { _ = c.Close() })
+	c.AddHook(&killer{server: server})
+	store := NewStore(c, testClock)
+	if _, err := store.Put(t.Context(), onOff(t, "a", 1), Change{Expect: 0}); err == nil || errors.Is(err, ErrConflict) || errors.Is(err, ErrNotFound) {
+		t.Errorf("got %v", err)
+	}
+	server.Start()
+	if snapshot, err := store.List(t.Context()); err != nil || snapshot.Version != 0 || len(snapshot.Records) != 0 {
+		t.Errorf("got %+v, %v", snapshot, err)
+	}
+	put(t, store, onOff(t, "a", 1), 0)
+}
+
+// A Redis that takes no writes is read all the same.
+func TestReadOnlyStore(t *testing.T) {
+	server := redistest.NewProcess(t)
+	c := redistest.Client(t, server.Addr())
+	store := NewStore(c, testClock)
+	put(t, store, onOff(t, "a", 100), 0)
+	if err := c.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	w, log, _ := watch(t, WatcherOptions{Store: store, Bootstrap: bootstrap(t)})
+	eventually(t, "the stored flag", func() bool { return isOn(w, "a") })
+	eventually(t, "a warning", func() bool { return log.count("flag store is away") == 1 })
+	if err := c.ConfigSet(t.Context(), "maxmemory", "0").Err(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the bootstrap flag beside it", func() bool { return isOn(w, "a") && isOn(w, "boot") })
+}
+
+func TestStoreOfAnotherKind(t *testing.T) {
+	c := redistest.Client(t, redistest.Embedded(t))
+	if err := c.Set(t.Context(), keyDefinitions, "text", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewStore(c, testClock).List(t.Context()); err == nil {
+		t.Error("a string was read as flags")
+	}
+	for _, answer := range [][]any{{}, {1, []any{}}, {"x", []any{}}, {"1", []any{"a"}}, {"1", []any{"a", 1}}, {"1", "a"}} {
+		if _, _, err := parseAnswer(answer); err == nil {
+			t.Errorf("%v was read", answer)
+		}
 	}
 }
