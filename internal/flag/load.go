@@ -121,13 +121,14 @@ func (p *documentReader) flag(n *yaml.Node, at, key string) Definition {
 	}
 	var targeting *yaml.Node
 	var targetingKey string
+	given := false
 	p.object(n, at, map[string]field{
 		"state": func(n *yaml.Node, key string) {
 			var text string
 			p.oneOf(&text, string(Enabled), string(Disabled))(n, key)
 			def.State = State(text)
 		},
-		"variants": func(n *yaml.Node, key string) { def.Variants = p.variants(n, key) },
+		"variants": func(n *yaml.Node, key string) { def.Variants, given = p.variants(n, key), true },
 		"defaultVariant": func(n *yaml.Node, key string) {
 			if kindOf(n) != "null" {
 				p.variantName(&def.DefaultVariant)(n, key)
@@ -137,14 +138,17 @@ func (p *documentReader) flag(n *yaml.Node, at, key string) Definition {
 		"metadata":  func(n *yaml.Node, key string) { def.Metadata = p.metadata(n, key) },
 		"tollgate":  func(n *yaml.Node, key string) { p.extension(&def.Extension, n, key) },
 	})
-	if def.Variants == nil && before == len(p.faults) {
+	if !given {
 		def.Variants = map[string]any{"true": true, "false": false}
+	}
+	if def.Variants == nil {
+		return def // what names variants cannot be judged
 	}
 	if targeting != nil {
 		p.targeting(&def, targeting, targetingKey)
 	}
+	p.references(&def, n, at)
 	if before == len(p.faults) {
-		p.references(&def, n, at)
 		complete(&def)
 	}
 	return def
@@ -230,9 +234,10 @@ func (p *documentReader) references(def *Definition, n *yaml.Node, at string) {
 		names = append(names, name)
 	}
 	slices.Sort(names)
+	fault := func(key string, value any, allowed string) { p.fault(locate(n, key), join(at, key), value, allowed) }
 	check := func(key, name string) {
 		if _, ok := def.Variants[name]; !ok && name != "" {
-			p.fault(n, join(at, key), name, fmt.Sprintf("one of the flag's variants %v", names))
+			fault(key, name, fmt.Sprintf("one of the flag's variants %v", names))
 		}
 	}
 	x := &def.Extension
@@ -245,17 +250,17 @@ func (p *documentReader) references(def *Definition, n *yaml.Node, at string) {
 		check(fmt.Sprintf("tollgate.users[%d].variant", i), list.Variant)
 		for _, user := range list.Keys {
 			if other, ok := users[user]; ok && other != list.Variant {
-				p.fault(n, join(at, fmt.Sprintf("tollgate.users[%d].keys", i)), user, "each user with one variant; has "+other+" already")
+				fault(fmt.Sprintf("tollgate.users[%d].keys", i), user, "each user with one variant; has "+other+" already")
 			}
 			users[user] = list.Variant
 		}
 	}
 	if len(users) > MaxUsers {
-		p.fault(n, join(at, "tollgate.users"), len(users), fmt.Sprintf("at most %d users", MaxUsers))
+		fault("tollgate.users", len(users), fmt.Sprintf("at most %d users", MaxUsers))
 	}
 	if x.Rollout == nil {
 		if !x.Audience.IsZero() && len(def.Targeting) == 0 {
-			p.fault(n, join(at, "tollgate.audience"), nil, "a rollout (100 for the whole audience) or targeting beside it")
+			fault("tollgate.audience", nil, "a rollout (100 for the whole audience) or targeting beside it")
 		}
 		return
 	}
@@ -264,10 +269,10 @@ func (p *documentReader) references(def *Definition, n *yaml.Node, at string) {
 		check(fmt.Sprintf("tollgate.rollout.variants[%d].variant", i), w.Variant)
 	}
 	if x.Rollout.Variant == "" && len(x.Rollout.Variants) == 0 && def.OnVariant() == "" {
-		p.fault(n, join(at, "tollgate.rollout.variant"), nil, "the variant to roll out: the flag is not boolean and names no tollgate.on")
+		fault("tollgate.rollout.variant", nil, "the variant to roll out: the flag is not boolean and names no tollgate.on")
 	}
 	if def.DefaultVariant == "" {
-		p.fault(n, join(at, "defaultVariant"), nil, "the variant for those outside the rollout")
+		fault("defaultVariant", nil, "the variant for those outside the rollout")
 	}
 }
 

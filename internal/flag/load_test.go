@@ -168,13 +168,14 @@ func TestFaults(t *testing.T) {
 func TestAllFaultsAtOnce(t *testing.T) {
 	_, err := Parse("flags.yaml", []byte("flags:\n  A:\n    state: maybe\n  b:\n    variants: {x: 1, y: two}\n    defaultVariant: z\n    colour: red\n"))
 	var faults config.Faults
-	if !errors.As(err, &faults) || len(faults) != 4 {
+	if !errors.As(err, &faults) || len(faults) != 5 {
 		t.Fatalf("got %v", err)
 	}
 	want := []config.Fault{
 		{File: "flags.yaml", Line: 3, Key: "flags.A", Value: "A"},
 		{File: "flags.yaml", Line: 3, Key: "flags.A.state", Value: "maybe", Allowed: "one of ENABLED, DISABLED"},
 		{File: "flags.yaml", Line: 5, Key: "flags.b.variants.y", Value: "two", Allowed: "a number, as the other variants"},
+		{File: "flags.yaml", Line: 6, Key: "flags.b.defaultVariant", Value: "z", Allowed: "one of the flag's variants [x y]"},
 		{File: "flags.yaml", Line: 7, Key: "flags.b.colour", Allowed: "one of defaultVariant, metadata, state, targeting, tollgate, variants"},
 	}
 	want[0].Allowed = "a key of " + allowedKey

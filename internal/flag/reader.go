@@ -1,6 +1,7 @@
 package flag
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -33,12 +34,36 @@ func (r *reader) fault(n *yaml.Node, key string, value any, allowed string) {
 	r.faults = append(r.faults, f)
 }
 
-// err is nil without faults.
+// err is nil without faults; otherwise it lists them in the file's order.
 func (r *reader) err() error {
 	if len(r.faults) == 0 {
 		return nil
 	}
+	slices.SortStableFunc(r.faults, func(a, b config.Fault) int { return cmp.Compare(a.Line, b.Line) })
 	return r.faults
+}
+
+// locate finds a member by its path, such as tollgate.users[0].keys, as far as
+// it goes: for the line of a fault that is found later.
+func locate(n *yaml.Node, path string) *yaml.Node {
+	for step := range strings.FieldsFuncSeq(path, func(c rune) bool { return strings.ContainsRune(".[]", c) }) {
+		var next *yaml.Node
+		switch i, err := strconv.Atoi(step); {
+		case n.Kind == yaml.SequenceNode && err == nil && i < len(n.Content):
+			next = n.Content[i]
+		case n.Kind == yaml.MappingNode:
+			for i := 0; i+1 < len(n.Content); i += 2 {
+				if n.Content[i].Value == step {
+					next = n.Content[i+1]
+				}
+			}
+		}
+		if next == nil {
+			return n
+		}
+		n = next
+	}
+	return n
 }
 
 // shown is a node's value for a fault.
