@@ -528,6 +528,46 @@ func TestWhatCannotBeSharedIsNot(t *testing.T) {
 	}
 }
 
+// A key whose answers cannot be kept is no queue.
+func TestRequestsForWhatCannotBeKeptDoNotWaitForOneAnother(t *testing.T) {
+	release := make(chan struct{})
+	f := newFixture(t, minute, func(_ *http.Request, n int) (*http.Response, error) {
+		if n > 1 {
+			<-release
+		}
+		return reply(200, fmt.Sprint("answer ", n), "Cache-Control", "private"), nil
+	})
+	f.want(f.ask("GET", "/", ""), "answer 1", "fwd=miss")
+	all := make(chan got, 5)
+	for range 5 {
+		go func() { all <- ask(context.Background(), f.next, "GET", "/", "") }()
+	}
+	until(t, "all on their way at once", func() bool { return f.count() == 6 })
+	if g := f.ask("GET", "/", "", "Cache-Control", "only-if-cached"); g.status != 504 {
+		t.Fatal(g)
+	}
+	close(release)
+	for range 5 {
+		if g := <-all; g.status != 200 || g.header.Get("Cache-Status") != "tollgate; fwd=miss; detail=pass" {
+			t.Fatal(g)
+		}
+	}
+	// After a while it is tried again whether it can.
+	f.advance(6 * time.Second)
+	f.want(f.ask("GET", "/", ""), "answer 7", "fwd=miss")
+}
+
+func TestAnEncodedBodyStaysOne(t *testing.T) {
+	p := minute
+	p.Body = true
+	f := newFixture(t, p, numbered())
+	f.want(f.ask("POST", "/", "x", "Content-Encoding", "gzip"), "answer 1", "fwd=miss")
+	f.want(f.ask("POST", "/", "x"), "answer 2", "fwd=miss")
+	if got := f.seen[0].Header.Get("Content-Encoding"); got != "gzip" {
+		t.Fatal(got)
+	}
+}
+
 func TestALargeAnswerStreamsWhole(t *testing.T) {
 	body := strings.Repeat("x", 64<<10+1)
 	for _, known := range []bool{true, false} {

@@ -23,7 +23,14 @@ type entry struct {
 	SIE    time.Time // until when it may stand in for a failing service
 	SWR    time.Time // until when it may be used while a fresh one is fetched
 	Age    time.Duration
+
+	// pass marks, in memory only, a key whose last answer could not be kept:
+	// until Fresh, requests for it do not wait for one another.
+	pass bool
 }
+
+// passFor is how long such a mark lasts.
+const passFor = 5 * time.Second
 
 func newEntry(status int, h http.Header, body []byte, l lifetime, now time.Time) *entry {
 	h = h.Clone()

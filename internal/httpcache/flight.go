@@ -71,6 +71,9 @@ func (f *flight) run(ctx context.Context, t *transport, k key, r *http.Request, 
 	}
 	l, ok := t.policy.storable(resp.StatusCode, resp.Header, now)
 	if !ok || resp.ContentLength > c.options.MaxEntry {
+		if resp.StatusCode < http.StatusInternalServerError { // a failing service is asked once at a time
+			c.lru.put(k, &entry{pass: true, Fresh: now.Add(passFor)})
+		}
 		f.give(resp)
 		return
 	}

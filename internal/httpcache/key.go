@@ -15,7 +15,7 @@ type key [sha256.Size]byte
 const flagsHeader = "X-Feature-Flags"
 
 // keyed are part of every key.
-func keyed() [2]string { return [2]string{"Accept", "Content-Type"} }
+func keyed() [3]string { return [3]string{"Accept", "Content-Type", "Content-Encoding"} }
 
 // passed reach the service although no key has them: they name the exchange, and
 // a service that answers differently for them is beyond help.

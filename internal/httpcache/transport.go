@@ -55,17 +55,24 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	k, header := t.policy.request(r, body, c.epochs.Load().of(&t.policy))
 	e := c.get(r.Context(), k, now)
 	switch {
+	case e != nil && e.pass:
+		if now.Before(e.Fresh) && !want.onlyIfCached && r.Method != http.MethodHead {
+			return t.alone(r, header, body, "miss; detail=pass")
+		}
+		e = nil
 	case e != nil && now.Before(e.Fresh) && !want.revalidate:
 		return t.found(r, e, hit, fmt.Sprintf("%s; hit; ttl=%d", name, seconds(e.Fresh.Sub(now))), now), nil
-	case want.onlyIfCached:
-		return t.notCached(r), nil
-	case r.Method == http.MethodHead:
-		return t.bypass(r) // nothing to keep
-	case e != nil && now.Before(e.SWR) && !want.revalidate:
+	case e != nil && now.Before(e.SWR) && r.Method != http.MethodHead && !want.onlyIfCached && !want.revalidate:
 		if f, first := c.fly(t, k, r, header, body, e); first {
 			f.leave(first) // nobody waits for it
 		}
 		return t.found(r, e, stale, fmt.Sprintf("%s; hit; ttl=%d; detail=stale-while-revalidate", name, seconds(e.Fresh.Sub(now))), now), nil
+	}
+	switch {
+	case want.onlyIfCached:
+		return t.notCached(r), nil
+	case r.Method == http.MethodHead:
+		return t.bypass(r) // nothing to keep
 	}
 	return t.fetch(r, k, header, body, e)
 }
@@ -168,10 +175,13 @@ func (t *transport) fetch(r *http.Request, k key, header http.Header, body []byt
 		resp.Header.Add("Cache-Status", fmt.Sprintf("%s; fwd=%s", name, why))
 		return resp, nil
 	}
-	// The answer was the first caller's alone.
+	return t.alone(r, header, body, why) // the answer was the first caller's
+}
+
+// alone asks the service for one caller.
+func (t *transport) alone(r *http.Request, header http.Header, body []byte, why string) (*http.Response, error) {
 	t.results[miss].Inc()
-	own := t.upstream(r.Context(), r, header, body, nil)
-	resp, err := t.next.RoundTrip(own)
+	resp, err := t.next.RoundTrip(t.upstream(r.Context(), r, header, body, nil))
 	if err == nil {
 		resp.Header.Add("Cache-Status", fmt.Sprintf("%s; fwd=%s", name, why))
 	}

@@ -36,7 +36,7 @@ type RouteCache struct {
 	TTL                  time.Duration `yaml:"ttl" doc:"How long a 200 that does not say so itself is fresh; needed for POST."`
 	StaleIfError         time.Duration `yaml:"stale_if_error" doc:"How long beyond that it may stand in for a failing service."`
 	StaleWhileRevalidate time.Duration `yaml:"stale_while_revalidate" doc:"How long beyond that it may be used while a fresh one is fetched."`
-	Vary                 []string      `yaml:"vary" doc:"Request headers that the answer depends on, such as x-user-id; all others but Accept and Content-Type do not reach the service."`
+	Vary                 []string      `yaml:"vary" doc:"Request headers that the answer depends on, such as x-user-id; all others but Accept, Content-Type and Content-Encoding do not reach the service."`
 	Flags                []string      `yaml:"flags" doc:"Feature flags that the answer depends on; all others do not reach the service."`
 	Tags                 []string      `yaml:"tags" doc:"Names by which entries can be purged, besides the route's."`
 }

@@ -36,7 +36,6 @@ func TestAFailingServiceIsToldAsAProblem(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			b := newBackend(t, tc.answer)
 			c := settings(b.address)
-			c.Timeouts.Attempt = time.Second
 			if tc.status == 504 {
 				c.Timeouts.Attempt = 50 * time.Millisecond
 			}
