@@ -71,6 +71,11 @@ func Run(ctx context.Context, o Options) (err error) {
 			return err
 		}
 	}
+	if o.Stack.RedisURL != "" {
+		if err := checkRedis(ctx, o.Stack.RedisURL); err != nil {
+			return err
+		}
+	}
 	say.title()
 	begin := time.Now()
 	s, err := stack.Start(ctx, o.Stack)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/demo"
+	"github.com/tollgate-proxy/tollgate/internal/redistest"
 	"github.com/tollgate-proxy/tollgate/internal/stack"
 	"github.com/tollgate-proxy/tollgate/internal/stack/stacktest"
 	"github.com/tollgate-proxy/tollgate/internal/tour"
@@ -140,6 +141,33 @@ func TestTourIsInterrupted(t *testing.T) {
 type writerFunc func(b []byte) (int, error)
 
 func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
+
+func TestDemoWithARedisOfYours(t *testing.T) {
+	var out screen
+	o := options(t, &out)
+	o.Tour = demo.TourNone
+	for url, want := range map[string]string{
+		"redis://:hunter2@127.0.0.1:1/0": "no Redis answers at 127.0.0.1:1: ",
+		"http://user:hunter2@127.0.0.1":  "the Redis URL is not one: ",
+	} {
+		o.Stack.RedisURL = url
+		if err := demo.Run(t.Context(), o); err == nil || !strings.HasPrefix(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("error %v, want %q", err, want)
+		}
+	}
+	o.Stack.RedisURL = "redis://" + redistest.Embedded(t) + "/0"
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- demo.Run(ctx, o) }()
+	out.await(t, `The system stays up until Ctrl-C`)
+	stop()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(out.String(), "counters, revocations") {
+		t.Errorf("a Redis was started:\n%s", &out)
+	}
+}
 
 func TestDemoCannotStart(t *testing.T) {
 	var out screen
