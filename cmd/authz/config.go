@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/app"
@@ -73,7 +75,7 @@ type RevocationConfig struct {
 	Mode         string        `yaml:"mode" doc:"replicated: every check is answered from memory, fed by Redis; or strict: Redis is asked on every check."`
 	MaxStaleness time.Duration `yaml:"max_staleness" doc:"Oldest knowledge that counts as fresh; past it each route does as its on_stale says."`
 	Heartbeat    time.Duration `yaml:"heartbeat" doc:"How often Redis is asked where the feed stands; at most half of max_staleness."`
-	MaxEntries   int           `yaml:"max_entries" doc:"Most revocations kept in memory, at most 48 bytes each."`
+	MaxEntries   int           `yaml:"max_entries" doc:"Most revocations kept in memory, at most 50 bytes each."`
 }
 
 const (
@@ -105,6 +107,7 @@ type FlagsConfig struct {
 
 // Validate checks the section.
 func (c FlagsConfig) Validate(r *config.Report) {
+	r.File("file", c.File)
 	if c.Poll < 10*time.Millisecond || c.Poll > time.Minute {
 		r.Fault("poll", c.Poll, "10ms to 1m")
 	}
@@ -122,8 +125,17 @@ type ManagementConfig struct {
 
 // Validate checks the section.
 func (c ManagementConfig) Validate(r *config.Report) {
-	if _, err := credential.New(c.Clients); err != nil {
-		r.Fault("clients", nil, err.Error())
+	names, hashes := map[string]bool{}, map[string]bool{}
+	for i, client := range c.Clients {
+		if names[client.Name] {
+			r.Fault(fmt.Sprintf("clients[%d].name", i), client.Name, "a name that no other client has")
+		}
+		if hash := strings.ToLower(client.SecretSHA256); hashes[hash] {
+			r.Fault(fmt.Sprintf("clients[%d].secret_sha256", i), config.NewSecret(hash), "a secret that no other client has")
+		} else {
+			hashes[hash] = true
+		}
+		names[client.Name] = true
 	}
 }
 

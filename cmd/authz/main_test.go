@@ -27,6 +27,7 @@ func TestFaults(t *testing.T) {
 		"twin clients":                   {"mode: development\ndevelopment: {key_file: k}\nmanagement: {clients: [{name: a, secret_sha256: " + strings.Repeat("0", 64) + ", roles: [admin]}, {name: a, secret_sha256: " + strings.Repeat("1", 64) + ", roles: [admin]}]}", nil, "management.clients"},
 		"a variable that is no key":      {"mode: development\ndevelopment: {key_file: k}", []string{"TOLLGATE_GRCP_LISTEN=x"}, "TOLLGATE_GRPC_LISTEN"},
 		"a development key in the wrong": {"mode: development\ndevelopment: {key_file: k}\ntokens: {development: {key_file: k}}", nil, "tokens.development.key_file"},
+		"flags that are not there":       {"mode: development\ndevelopment: {key_file: k}\nflags: {file: none.yaml}", nil, "flags.file"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "authz.yaml")

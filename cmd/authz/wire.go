@@ -108,7 +108,7 @@ func newVerifier(c Config, rt *app.Runtime) (*authn.Verifier, error) {
 	keys := rt.Health.Component("token keys", true)
 	verifier, err := authn.New(tokens, authn.Options{
 		Development: c.Mode == development, Log: rt.Log, Metrics: rt.Metrics, Now: time.Now,
-		Ready: keys.Set,
+		Ready: keys.Set, Annotate: gate.Annotate,
 	})
 	if err != nil {
 		return nil, err
@@ -166,7 +166,7 @@ func newSessions(c Config, rt *app.Runtime, conn *redisconn.Conn, verifier *auth
 		return nil, nil, err
 	}
 	manager, err := session.NewManager(session.NewRedis(conn), c.Sessions, session.Options{
-		Tombstone: verifier.MaxLifetime(), Devices: devices, Log: rt.Log, Metrics: rt.Metrics, Now: time.Now,
+		Tombstone: verifier.MaxLifetime() + verifier.Leeway(), Devices: devices, Log: rt.Log, Metrics: rt.Metrics, Now: time.Now,
 		Killer: session.KillerFunc(func(ctx context.Context, ids []string) error {
 			all := make([]revocation.Revocation, len(ids))
 			for i, id := range ids {

@@ -94,4 +94,7 @@ type Principal struct {
 	// this token that no other spelling of its signature changes. For an opaque
 	// token it is the SHA-256 of the token.
 	SigningInput [sha256.Size]byte
+	// Annotation is what Options.Annotate made of the principal; nil for one that
+	// is not remembered, such as that of an opaque token.
+	Annotation any
 }

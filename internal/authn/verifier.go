@@ -30,10 +30,16 @@ type Options struct {
 	// New and from Run's goroutines; nil is not told. Keys that are stale count:
 	// only keys that were never there make it false.
 	Ready func(ok bool, reason string)
+	// Annotate makes what a caller wants to keep beside a principal that is
+	// remembered with its token: it is called once for a signature that was
+	// verified, and its result is Principal.Annotation. nil keeps nothing.
+	Annotate func(p *Principal) any
 }
 
 // Verifier verifies tokens. It is safe for concurrent use.
 type Verifier struct {
+	annotate func(*Principal) any
+
 	sources SourcesConfig
 	proofs  *proofs
 	opaque  *introspector // nil without introspection
@@ -59,11 +65,12 @@ func New(cfg Config, o Options) (*Verifier, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	v := &Verifier{
-		sources: cfg.Sources,
-		maxSize: int(cfg.MaxTokenSize),
-		issuers: make(map[string]*issuer, len(cfg.Issuers)+1),
-		cache:   newCache(int64(cfg.SignatureCache)),
-		ready:   o.Ready,
+		annotate: o.Annotate,
+		sources:  cfg.Sources,
+		maxSize:  int(cfg.MaxTokenSize),
+		issuers:  make(map[string]*issuer, len(cfg.Issuers)+1),
+		cache:    newCache(int64(cfg.SignatureCache)),
+		ready:    o.Ready,
 	}
 	entries := slices.Clone(cfg.Issuers)
 	if file := string(cfg.Development.KeyFile); file != "" {
@@ -241,6 +248,9 @@ func (v *Verifier) signed(token string) (*verified, *Error) {
 		}
 		v.metrics.signatures.Inc()
 		if v.cache != nil {
+			if v.annotate != nil {
+				fresh.principal.Annotation = v.annotate(fresh.principal)
+			}
 			v.cache.put(token, fresh)
 		}
 		got = &fresh

@@ -120,6 +120,24 @@ func (r *Report) Fault(key string, value any, allowed string) {
 	r.l.fault(full, text, allowed)
 }
 
+// File records a fault where the file at key cannot be read; an empty path is
+// none.
+func (r *Report) File(key string, path Path) {
+	if path == "" {
+		return
+	}
+	f, err := os.Open(string(path))
+	if err != nil {
+		var pe *os.PathError
+		if errors.As(err, &pe) {
+			err = pe.Err
+		}
+		r.Fault(key, path, fmt.Sprintf("the path of a file that can be read: %v", err))
+		return
+	}
+	_ = f.Close()
+}
+
 // Load reads the YAML file at path over a copy of defaults, then the variables
 // of environ ("NAME=value", as os.Environ gives them) over that, and validates
 // the whole. The error is Faults where the configuration is wrong. Load does
@@ -286,11 +304,12 @@ func (l *loader) parse(data []byte) *yaml.Node {
 }
 
 func syntaxFault(file string, err error) Fault {
-	f := Fault{File: file, Allowed: "not valid YAML: " + strings.TrimPrefix(err.Error(), "yaml: ")}
-	var line int
-	if _, e := fmt.Sscanf(err.Error(), "yaml: line %d:", &line); e == nil {
-		f.Line = line
+	text := strings.TrimPrefix(err.Error(), "yaml: ")
+	f := Fault{File: file}
+	if _, e := fmt.Sscanf(text, "line %d:", &f.Line); e == nil {
+		_, text, _ = strings.Cut(text, ": ")
 	}
+	f.Allowed = "not valid YAML: " + text
 	return f
 }
 

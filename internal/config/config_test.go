@@ -30,9 +30,11 @@ func (s logSection) Validate(r *Report) {
 type route struct {
 	Path    string        `yaml:"path" doc:"Path."`
 	Timeout time.Duration `yaml:"timeout" doc:"Deadline."`
+	File    Path          `yaml:"file" doc:"File."`
 }
 
 func (x *route) Validate(r *Report) {
+	r.File("file", x.File)
 	if !strings.HasPrefix(x.Path, "/") {
 		r.Fault("path", x.Path, "a path that begins with /")
 	}
@@ -106,7 +108,7 @@ weights: {Blue: 2}
 	want := sample{
 		shared: shared{logSection{"debug"}}, Listen: "127.0.0.1:1",
 		Redis:  redisSection{NewSecret("redis://env"), 7, 20 * time.Millisecond},
-		Routes: []route{{"/a", time.Second}, {Path: "/b"}}, Names: []string{"p", "q"}, Ratio: 1, On: true, Small: -3, Count: 16,
+		Routes: []route{{Path: "/a", Timeout: time.Second}, {Path: "/b"}}, Names: []string{"p", "q"}, Ratio: 1, On: true, Small: -3, Count: 16,
 		Body: 64 << 10, File: Path(filepath.Join(filepath.Dir(path), "rules.yaml")), Free: map[string]any{"a": []any{1, "b"}},
 		Opt: &route{Path: "/o"}, Weights: map[string]int{"Red": 1},
 	}
@@ -132,7 +134,7 @@ func TestFaults(t *testing.T) {
 	cases := []struct{ name, yaml, env, want string }{
 		{"unknown key", "listen: a\nlisten_adress: b", "", `sample.yaml:2: listen_adress: unknown key; allowed here: body, count, file, free, listen, log, names, on, opt, ratio, redis, routes, small, weights`},
 		{"unknown nested key", "redis:\n  ur: b", "", `sample.yaml:2: redis.ur: unknown key; allowed here: pool_size, timeout, url`},
-		{"unknown key in a list", "routes:\n- path: /a\n- path: /b\n  x: 1", "", `sample.yaml:4: routes[1].x: unknown key; allowed here: path, timeout`},
+		{"unknown key in a list", "routes:\n- path: /a\n- path: /b\n  x: 1", "", `sample.yaml:4: routes[1].x: unknown key; allowed here: file, path, timeout`},
 		{"repeated key", "listen: a\nlisten: b", "", `sample.yaml:2: listen: the key stands twice`},
 		{"bare duration", "redis: {timeout: 5}", "", `sample.yaml:1: redis.timeout: "5": a duration with its unit`},
 		{"bare zero", "redis: {timeout: 0}", "", `sample.yaml:1: redis.timeout: "0": a duration with its unit`},
@@ -159,6 +161,7 @@ func TestFaults(t *testing.T) {
 		{"validation", "log: {level: shout}", "", `sample.yaml:1: log.level: "shout": debug, info, warn or error`},
 		{"validation in a list", "routes:\n- path: /a\n- path: b", "", `sample.yaml:3: routes[1].path: "b": a path that begins with /`},
 		{"validation behind a pointer", "opt:\n  path: b", "", `sample.yaml:2: opt.path: "b": a path that begins with /`},
+		{"missing file", "routes: [{path: /a, file: /no/such}]", "", `sample.yaml:1: routes[0].file: "/no/such": the path of a file that can be read: no such file`},
 		{"secret", "redis: {url: 'redis://user:hunter2@'}", "", `sample.yaml:1: redis.url: "[redacted]": a redis:// URL with a host`},
 		{"secret of the wrong kind", "redis: {url: [hunter2]}", "", `sample.yaml:1: redis.url: a text`},
 		{"unknown variable", "", "TOLLGATE_REDIS_ULR=hunter2", `environment TOLLGATE_REDIS_ULR: redis_ulr: no such key; the nearest variable is TOLLGATE_REDIS_URL`},

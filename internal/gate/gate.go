@@ -237,8 +237,12 @@ func (g *Gate) authenticate(ctx context.Context, r *Request, route *policy.Route
 		o.refuse(statusOf(e.Code), e.Code, e.Public)
 		return nil, false
 	}
-	token := RevocationToken(principal)
-	verdict, err := g.denylist.Check(ctx, &token, o.Now, stalePolicy(route.OnStale))
+	token, ok := principal.Annotation.(*revocation.Token)
+	if !ok {
+		made := RevocationToken(principal)
+		token = &made
+	}
+	verdict, err := g.denylist.Check(ctx, token, o.Now, stalePolicy(route.OnStale))
 	x.revocation(verdict, err)
 	switch {
 	case public && (err != nil || verdict.Revoked):
@@ -260,6 +264,14 @@ func RevocationToken(p *authn.Principal) revocation.Token {
 		Session: p.Session, Subject: p.Subject, ClientID: p.ClientID,
 		IssuedAt: p.IssuedAt, ExpiresAt: p.ExpiresAt, Version: p.Version,
 	}
+}
+
+// Annotate prepares what the denylist needs of a principal, once: it is the
+// verifier's Options.Annotate.
+func Annotate(p *authn.Principal) any {
+	t := RevocationToken(p)
+	t.Prepare()
+	return &t
 }
 
 // shadow reports that a rule which is not in force would have refused what the

@@ -92,7 +92,7 @@ func newParts(t testing.TB, synchronise bool) *parts {
 	p.minter = minter
 	cfg := authn.Default()
 	cfg.Development.KeyFile = config.Path(key)
-	verifier, err := authn.New(cfg, authn.Options{Development: true})
+	verifier, err := authn.New(cfg, authn.Options{Development: true, Annotate: gate.Annotate})
 	if err != nil {
 		t.Fatal(err)
 	}
