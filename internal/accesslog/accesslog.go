@@ -86,8 +86,10 @@ func (s *Server) StreamAccessLogs(stream alsv3.AccessLogService_StreamAccessLogs
 }
 
 func (s *Server) take(e *datav3.HTTPAccessLogEntry) {
-	if e.GetCommonProperties().GetIntermediateLogEntry() {
-		s.metrics.ignored.Inc() // the request goes on, and its last entry says it all
+	switch e.GetCommonProperties().GetAccessLogType() {
+	case datav3.AccessLogType_NotSet, datav3.AccessLogType_DownstreamEnd:
+	default: // the request goes on, and its last entry says it all
+		s.metrics.ignored.Inc()
 		return
 	}
 	o := outcome(e)

@@ -66,7 +66,7 @@ func TestStream(t *testing.T) {
 	}
 	first := entry(t)
 	begun := proto.CloneOf(first)
-	begun.CommonProperties.IntermediateLogEntry = true
+	begun.CommonProperties.AccessLogType = datav3.AccessLogType_DownstreamStart
 	for _, m := range []*alsv3.StreamAccessLogsMessage{
 		{Identifier: &alsv3.StreamAccessLogsMessage_Identifier{LogName: "tollgate"}},
 		{LogEntries: &alsv3.StreamAccessLogsMessage_HttpLogs{HttpLogs: &alsv3.StreamAccessLogsMessage_HTTPAccessLogEntries{LogEntry: []*datav3.HTTPAccessLogEntry{begun, first, {}}}}},

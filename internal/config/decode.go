@@ -143,7 +143,11 @@ func (l *loader) decodeText(node *yaml.Node, v reflect.Value, key string) {
 		p.resolve(l.dir, text)
 		return
 	}
-	if err := v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(text)); err != nil {
+	reader, ok := v.Addr().Interface().(encoding.TextUnmarshaler)
+	if !ok {
+		panic(fmt.Sprintf("config: %s does not read itself from text", v.Type())) // isText said so
+	}
+	if err := reader.UnmarshalText([]byte(text)); err != nil {
 		if secret {
 			l.fault(key, shown, allowed)
 			return

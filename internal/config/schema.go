@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"fmt"
 	"iter"
+	"maps"
 	"reflect"
 	"sort"
 	"strings"
@@ -97,11 +98,7 @@ func inlined(t reflect.Type, index []int) bool {
 }
 
 func fieldsByName(t reflect.Type) map[string]reflect.StructField {
-	out := map[string]reflect.StructField{}
-	for name, f := range orderedFields(t) {
-		out[name] = f
-	}
-	return out
+	return maps.Collect(orderedFields(t))
 }
 
 func sortedNames(fields map[string]reflect.StructField) []string {
