@@ -111,8 +111,9 @@ type Limit struct {
 
 // NewLimit returns a limit of that many tokens in each window of multiple
 // units. Burst 0 makes the bucket as large as one window. The error names
-// what cannot be represented: more than one token a microsecond, or a bucket
-// that takes more than some 35 years to fill.
+// what cannot be represented: a fixed window of more than one token a
+// microsecond, or a bucket that takes more than some 35 years to fill. A token
+// bucket refills by one token a microsecond at most, whatever tokens says.
 func NewLimit(name string, tokens uint32, unit Unit, multiple, burst uint32, algorithm Algorithm) (Limit, error) {
 	if multiple == 0 {
 		multiple = 1
@@ -121,7 +122,7 @@ func NewLimit(name string, tokens uint32, unit Unit, multiple, burst uint32, alg
 	if window <= 0 || window > maxCapacity {
 		return Limit{}, fmt.Errorf("window of %d %s is not within 1 second and 35 years", multiple, unit)
 	}
-	if int64(tokens) > window {
+	if algorithm != TokenBucket && int64(tokens) > window {
 		return Limit{}, fmt.Errorf("%d tokens in %s are more than one a microsecond", tokens, time.Duration(window)*time.Microsecond)
 	}
 	if burst == 0 {

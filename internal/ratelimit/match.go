@@ -47,7 +47,7 @@ func (n *node) find(entries []Entry) (rule *Rule, shared []Entry) {
 	for i, e := range entries {
 		next := n.exact[e]
 		for w := 0; next == nil && w < len(n.wildcards); w++ {
-			if c := &n.wildcards[w]; c.key == e.Key && strings.HasPrefix(e.Value, c.prefix) {
+			if c := &n.wildcards[w]; c.key == e.Key && c.matches(e.Value) {
 				next = c.node
 				if c.shared != "" {
 					if shared == nil {
@@ -65,6 +65,26 @@ func (n *node) find(entries []Entry) (rule *Rule, shared []Entry) {
 		n = next
 	}
 	return n.rule, shared
+}
+
+// matches says whether value is the parts in order, with any text between.
+func (w *wildcard) matches(value string) bool {
+	last := len(w.parts) - 1
+	rest, ok := strings.CutPrefix(value, w.parts[0])
+	if !ok {
+		return false
+	}
+	if rest, ok = strings.CutSuffix(rest, w.parts[last]); !ok {
+		return false
+	}
+	for _, part := range w.parts[1:last] {
+		at := strings.Index(rest, part)
+		if at < 0 {
+			return false
+		}
+		rest = rest[at+len(part):]
+	}
+	return true
 }
 
 // tier returns the limits of the tier that the entries name.

@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/tollgate-proxy/tollgate/internal/config"
@@ -69,7 +70,7 @@ type LimitRule struct {
 	Burst           uint32     `yaml:"burst" doc:"Size of the bucket in tokens; requests_per_unit where it is not set."`
 	Algorithm       string     `yaml:"algorithm" doc:"token_bucket (default) or fixed_window."`
 	Path            string     `yaml:"path" doc:"exact: every request is decided by the shared store; leased: tokens may be taken in advance; by the bucket's size where it is not set."`
-	Unlimited       bool       `yaml:"unlimited" doc:"No limit; excludes the other keys but name and replaces."`
+	Unlimited       bool       `yaml:"unlimited" doc:"No limit; excludes unit, burst and algorithm."`
 }
 
 // Replaces names a limit.
@@ -80,7 +81,7 @@ type Replaces struct {
 // DescriptorRule is a node of the rule tree.
 type DescriptorRule struct {
 	Key            string           `yaml:"key" doc:"Key of the entry."`
-	Value          Text             `yaml:"value" doc:"Value of the entry; any where it is not set, a prefix where it ends with *."`
+	Value          Text             `yaml:"value" doc:"Value of the entry; any where it is not set; each * in it stands for any text."`
 	RateLimit      *LimitRule       `yaml:"rate_limit" doc:"Limit of descriptors that end here."`
 	Limits         []LimitRule      `yaml:"limits" doc:"Several limits, all of which must hold; instead of rate_limit."`
 	Cost           uint32           `yaml:"cost" doc:"Cost of a request here; the cost table's where it is not set."`
@@ -88,7 +89,8 @@ type DescriptorRule struct {
 	QuotaMode      bool             `yaml:"quota_mode" doc:"Allow what is over the limit, and name the descriptor in the answer's metadata."`
 	DetailedMetric bool             `yaml:"detailed_metric" doc:"Put the values of entries into the metric's rule label, up to a bound."`
 	ValueToMetric  bool             `yaml:"value_to_metric" doc:"Put this entry's value into the metric's rule label, up to a bound."`
-	ShareThreshold bool             `yaml:"share_threshold" doc:"With a value that ends with *: all that match share one bucket."`
+	ShareThreshold bool             `yaml:"share_threshold" doc:"With a * in the value: all that match share one bucket."`
+	Metadata       map[string]any   `yaml:"metadata" doc:"Anything; it is in the answer's metadata where a limit in quota_mode is exceeded."`
 	Descriptors    []DescriptorRule `yaml:"descriptors" doc:"Rules for the next entry."`
 }
 
@@ -160,8 +162,8 @@ func (l LimitRule) Validate(r *config.Report) {
 		r.Fault("name", l.Name, "printable ASCII without quotes and backslashes, at most 64 bytes: it stands in a header")
 	}
 	if l.Unlimited {
-		if l.Unit != "" || l.RequestsPerUnit != 0 || l.Burst != 0 || l.Algorithm != "" || l.UnitMultiplier != 0 {
-			r.Fault("unlimited", true, "no unit, requests_per_unit, burst, algorithm or unit_multiplier beside it")
+		if l.Unit != "" || l.Burst != 0 || l.Algorithm != "" || l.UnitMultiplier != 0 {
+			r.Fault("unlimited", true, "no unit, burst, algorithm or unit_multiplier beside it")
 		}
 		return
 	}
@@ -195,10 +197,32 @@ func (d DescriptorRule) Validate(r *config.Report) {
 			r.Fault(fmt.Sprintf("limits[%d].unlimited", i), true, "unlimited only in rate_limit")
 		}
 	}
-	if d.ShareThreshold && !strings.HasSuffix(string(d.Value), "*") {
-		r.Fault("share_threshold", true, "only beside a value that ends with *")
+	if d.ShareThreshold && !strings.Contains(string(d.Value), "*") {
+		r.Fault("share_threshold", true, "only beside a value with a *")
+	}
+	if !plainValue(d.Metadata) {
+		r.Fault("metadata", nil, "text, numbers, true, false, null, lists and mappings of these")
 	}
 	checkSiblings(r, d.Descriptors)
+}
+
+// plainValue says whether v can stand in a JSON document as it is.
+func plainValue(v any) bool {
+	switch v := v.(type) {
+	case nil, bool, string, int, int64, uint64, float64:
+		return true
+	case []any:
+		return !slices.ContainsFunc(v, func(e any) bool { return !plainValue(e) })
+	case map[string]any:
+		for _, e := range v {
+			if !plainValue(e) {
+				return false
+			}
+		}
+		return true
+	default:
+		return false
+	}
 }
 
 // checkLimits finds limits that would meet in one bucket.

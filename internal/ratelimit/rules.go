@@ -29,8 +29,9 @@ type Rule struct {
 	Unlimited bool
 	// Shadow counts but allows what is over the limit.
 	Shadow bool
-	// Quota does the same, and the answer says so.
-	Quota bool
+	// Quota does the same, and the answer says so, with Metadata.
+	Quota    bool
+	Metadata map[string]any
 
 	cost     uint64 // 0: as the cost table says
 	names    []string
@@ -66,9 +67,10 @@ type node struct {
 }
 
 type wildcard struct {
-	key, prefix string
-	node        *node
-	shared      string // the pattern, where all that match share a bucket
+	key    string
+	parts  []string // of the value, between the asterisks
+	node   *node
+	shared string // the pattern, where all that match share a bucket
 }
 
 // LoadRules reads rule files, and the *.yaml and *.yml files of folders. The
@@ -242,8 +244,8 @@ func (n *node) add(path string, valued []bool, rules []DescriptorRule) error {
 			return fmt.Errorf("descriptor %s stands in two files", name)
 		}
 		n.exact[e] = child
-		if prefix, ok := strings.CutSuffix(e.Value, "*"); ok {
-			w := wildcard{key: e.Key, prefix: prefix, node: child}
+		if strings.Contains(e.Value, "*") {
+			w := wildcard{key: e.Key, parts: strings.Split(e.Value, "*"), node: child}
 			if r.ShareThreshold {
 				w.shared = e.Value
 			}
@@ -266,7 +268,7 @@ func compileRule(name string, r DescriptorRule) (*Rule, error) {
 	}
 	rule := &Rule{
 		Name: name, cost: uint64(r.Cost), detailed: r.DetailedMetric,
-		Shadow: r.ShadowMode, Quota: r.QuotaMode, Unlimited: limits[0].Unlimited,
+		Shadow: r.ShadowMode, Quota: r.QuotaMode, Metadata: r.Metadata, Unlimited: limits[0].Unlimited,
 		counters: new(counters),
 	}
 	for _, l := range limits {

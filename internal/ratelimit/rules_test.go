@@ -144,6 +144,7 @@ func TestNewLimit(t *testing.T) {
 		{10, Minute, 2, 30, TokenBucket, 12e6, 360e6},
 		{7, Second, 1, 0, TokenBucket, 142858, 1000006},
 		{1_000_000, Second, 1, 0, TokenBucket, 1, 1e6},
+		{4_000_000, Second, 1, 0, TokenBucket, 1, 4e6},
 		{0, Hour, 1, 0, TokenBucket, 3600e6, 0},
 		{7, Second, 1, 0, FixedWindow, 142857, 999999},
 		{1, Year, 1, 0, TokenBucket, 365 * 24 * 3600e6, 365 * 24 * 3600e6},
@@ -160,7 +161,7 @@ func TestNewLimit(t *testing.T) {
 		algorithm       Algorithm
 	}{
 		{1, UnknownUnit, 1, 0, TokenBucket},
-		{1_000_001, Second, 1, 0, TokenBucket},
+		{1_000_001, Second, 1, 0, FixedWindow},
 		{1, Year, 40, 0, TokenBucket},
 		{1, Year, 1, 40, TokenBucket},
 		{10, Second, 1, 20, FixedWindow},
@@ -196,6 +197,11 @@ func TestMatch(t *testing.T) {
 		{[]Entry{{"path", "/api/v1"}}, "path_/api/*", false},
 		{[]Entry{{"path", "/files/a"}}, "path_/files/*", true},
 		{[]Entry{{"code", "10"}}, "code_10", false},
+		{[]Entry{{"middle", "/api/x/v1/y/end"}}, "middle_/api*v1*end", false},
+		{[]Entry{{"middle", "/apiv1end"}}, "middle_/api*v1*end", false},
+		{[]Entry{{"middle", "/apiv1en"}}, "", false},
+		{[]Entry{{"middle", "/api/end"}}, "", false},
+		{[]Entry{{"middle", "x/apiv1end"}}, "", false},
 		{[]Entry{{"unknown", ""}}, "", false},
 	} {
 		m := d.match(c.entries)

@@ -39,7 +39,11 @@ func (x *exchange) append(b []byte) ([]byte, error) {
 		b = protowire.AppendTag(b, 5, protowire.BytesType)
 		b = protowire.AppendBytes(b, x.server.denied)
 	}
-	if s := quotaMetadata(&x.req, dec); s != nil {
+	s, err := quotaMetadata(&x.req, dec)
+	if err != nil {
+		return nil, err
+	}
+	if s != nil {
 		m, err := proto.Marshal(s)
 		if err != nil {
 			return nil, err
@@ -120,23 +124,33 @@ func shut(b []byte, start int) []byte {
 	return b
 }
 
-// quotaMetadata names the descriptors that are over a limit that only watches
-// and says so: the indices under quotaModeViolations. Nil where there is none.
-func quotaMetadata(req *ratelimit.Request, dec *ratelimit.Decision) *structpb.Struct {
-	var over *structpb.ListValue
+// quotaMetadata tells of descriptors that are over a limit in quota mode, in
+// the shape that envoyproxy/ratelimit gives it. Nil where there is none.
+func quotaMetadata(req *ratelimit.Request, dec *ratelimit.Decision) (*structpb.Struct, error) {
+	var over []any
 	for i := range dec.Statuses {
 		if s := &dec.Statuses[i]; s.Over && s.Rule.Quota {
-			if over == nil {
-				over = &structpb.ListValue{}
-			}
-			over.Values = append(over.Values, structpb.NewNumberValue(float64(i)))
+			over = append(over, float64(i))
 		}
 	}
 	if over == nil {
-		return nil
+		return nil, nil //nolint:nilnil // There is nothing to tell.
 	}
-	return &structpb.Struct{Fields: map[string]*structpb.Value{
-		"domain":              structpb.NewStringValue(req.Domain),
-		"quotaModeViolations": structpb.NewListValue(over),
-	}}
+	descriptors := make([]any, len(dec.Statuses))
+	for i := range descriptors {
+		var entries []any
+		if i < len(req.Descriptors) {
+			for _, e := range req.Descriptors[i].Entries {
+				entries = append(entries, e.Key+"="+e.Value)
+			}
+		}
+		d := map[string]any{"entries": entries}
+		if r := dec.Statuses[i].Rule; r != nil && len(r.Metadata) > 0 {
+			d["metadata"] = r.Metadata
+		}
+		descriptors[i] = d
+	}
+	return structpb.NewStruct(map[string]any{
+		"domain": req.Domain, "descriptors": descriptors, "quotaModeEnabled": true, "quotaModeViolations": over,
+	})
 }

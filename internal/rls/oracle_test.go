@@ -59,7 +59,11 @@ func read(in *rlsv3.RateLimitRequest) ratelimit.Request {
 
 // response is append over the generated message.
 func response(s *Server, req *ratelimit.Request, dec *ratelimit.Decision) *rlsv3.RateLimitResponse {
-	out := &rlsv3.RateLimitResponse{OverallCode: rlsv3.RateLimitResponse_Code(code(!dec.Allowed)), DynamicMetadata: quotaMetadata(req, dec)}
+	metadata, err := quotaMetadata(req, dec)
+	if err != nil {
+		panic(err)
+	}
+	out := &rlsv3.RateLimitResponse{OverallCode: rlsv3.RateLimitResponse_Code(code(!dec.Allowed)), DynamicMetadata: metadata}
 	for i := range dec.Statuses {
 		s := &dec.Statuses[i]
 		status := &rlsv3.RateLimitResponse_DescriptorStatus{Code: rlsv3.RateLimitResponse_Code(code(s.Denied))}

@@ -191,6 +191,11 @@ func TestQuotaAndUnlimited(t *testing.T) {
 	if out.GetOverallCode() != rlsv3.RateLimitResponse_OK || len(list) != 1 || list[0].GetNumberValue() != 1 {
 		t.Errorf("%v", out)
 	}
+	second := out.GetDynamicMetadata().GetFields()["descriptors"].GetListValue().GetValues()[1].GetStructValue().AsMap()
+	want := map[string]any{"entries": []any{"quota=q"}, "metadata": map[string]any{"service": map[string]any{"name": "service_1"}}}
+	if diff := cmp.Diff(want, second); diff != "" {
+		t.Error(diff)
+	}
 }
 
 // failing is a decider that fails in a way nobody foresaw.
