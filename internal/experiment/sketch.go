@@ -4,8 +4,6 @@ import (
 	"fmt"
 
 	"github.com/DataDog/sketches-go/ddsketch"
-	"github.com/DataDog/sketches-go/ddsketch/mapping"
-	"github.com/DataDog/sketches-go/ddsketch/store"
 )
 
 const (
@@ -19,7 +17,9 @@ const (
 
 // Sketch holds the distribution of single observations, for quantiles
 // (DDSketch, Masson, Rim and Lee 2019). Sketches of several replicas merge
-// without loss. It is not safe for concurrent use.
+// without loss. In Redis its bins are the fields of a hash, which replicas add
+// to; the library's own binary format is not used, since its decoder panics on
+// damaged data. It is not safe for concurrent use.
 type Sketch struct {
 	inner *ddsketch.DDSketch
 }
@@ -49,24 +49,4 @@ func (s *Sketch) Quantiles(at ...float64) ([]float64, error) {
 		return nil, nil
 	}
 	return s.inner.GetValuesAtQuantiles(at)
-}
-
-// Encode appends the sketch in DDSketch's own binary format.
-func (s *Sketch) Encode(dst []byte) []byte {
-	s.inner.Encode(&dst, false)
-	return dst
-}
-
-// DecodeSketch reads what Encode wrote.
-func DecodeSketch(data []byte) (*Sketch, error) {
-	indexes, err := mapping.NewLogarithmicMapping(SketchError)
-	if err != nil {
-		return nil, fmt.Errorf("sketch: %w", err)
-	}
-	bounded := func() store.Store { return store.NewCollapsingLowestDenseStore(maxBins) }
-	inner, err := ddsketch.DecodeDDSketch(data, bounded, indexes)
-	if err != nil {
-		return nil, fmt.Errorf("decode sketch: %w", err)
-	}
-	return &Sketch{inner: inner}, nil
 }
