@@ -26,21 +26,34 @@ type limitsAPI struct {
 	now       func() time.Time
 }
 
-// Register implements account.Part.
-func (a *limitsAPI) Register(mux *http.ServeMux, auth *credential.Authenticator) {
+// apiTimeout bounds one call of the API.
+const apiTimeout = 10 * time.Second
+
+// handler returns the API.
+func (a *limitsAPI) handler(auth *credential.Authenticator) http.Handler {
+	mux := http.NewServeMux()
 	for pattern, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"GET /v1/limits/{subject}":             a.show,
 		"POST /v1/limits/{subject}/reset":      a.reset,
 		"PUT /v1/limits/{subject}/override":    a.setOverride,
 		"DELETE /v1/limits/{subject}/override": a.clearOverride,
 		"GET /v1/limit-overrides":              a.listOverrides,
+		"/":                                    nowhere,
 	} {
 		mux.Handle(pattern, auth.Require(credential.Operator, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if err := serve(w, r); err != nil {
+			ctx, cancel := context.WithTimeout(r.Context(), apiTimeout)
+			defer cancel()
+			if err := serve(w, r.WithContext(ctx)); err != nil {
 				refuse(w, r, err)
 			}
 		})))
 	}
+	return mux
+}
+
+// nowhere answers what no route is for.
+func nowhere(http.ResponseWriter, *http.Request) error {
+	return problem.New(http.StatusNotFound, "not_found", "There is nothing at this path for this method.")
 }
 
 // bucketView is a bucket as the API shows it.

@@ -287,7 +287,7 @@ func TestManagement(t *testing.T) {
 		{"GET", "/v1/limits/alice", "", 200, `"limit":1000`},
 		{"DELETE", "/v1/limits/alice/override", "", 204, ""},
 		{"GET", "/v1/limits/alice", "", 200, `"limit":10,`},
-		{"DELETE", "/v1/limits/alice", "", 405, "method_not_allowed"},
+		{"DELETE", "/v1/limits/alice", "", 404, "not_found"},
 	} {
 		if status, body := r.call(c.method, c.path, c.body); status != c.status || !strings.Contains(body, c.want) {
 			t.Errorf("%s %s: %d %s", c.method, c.path, status, body)

@@ -72,7 +72,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 			return err
 		}
 		api := &limitsAPI{limiter: limiter, overrides: overrides, domain: c.Management.Domain, audit: account.LogAuditor{Log: rt.Log}, now: time.Now}
-		if err := rt.ServeHTTP("management", c.Management.Listen, account.New(auth, api)); err != nil {
+		if err := rt.ServeHTTP("management", c.Management.Listen, api.handler(auth)); err != nil {
 			return err
 		}
 	}
