@@ -26,6 +26,8 @@ func newAPI(c Config, rt *app.Runtime, g *gate.Gate, verifier *authn.Verifier, s
 	auditor := account.LogAuditor{Log: rt.Log}
 	return account.New(auth,
 		&account.Tokens{Revoker: store, Checker: store, Inspector: inspector{verifier, time.Now}, Sessions: sessions, Auditor: auditor, Now: time.Now},
+		&account.Sessions{Manager: sessions, Auditor: auditor, Now: time.Now},
+		&account.Self{Verifier: verifier, Checker: store, Revoker: store, Manager: sessions, Auditor: auditor, Now: time.Now},
 		&account.Explain{Explainer: g, TokenHeader: c.Tokens.Sources.Header},
 		account.NewFlags(flags, watcher, auditor, time.Now),
 	), nil

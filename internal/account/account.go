@@ -21,8 +21,14 @@ import (
 
 // Part is a share of the API.
 type Part interface {
-	// Register adds the part's routes, each of which requires a role.
-	Register(mux *http.ServeMux, auth *credential.Authenticator)
+	// Register adds the part's routes, each of which requires a role or says why not.
+	Register(mux Routes, auth *credential.Authenticator)
+}
+
+// Routes is where parts register; *http.ServeMux is one.
+type Routes interface {
+	Handle(pattern string, h http.Handler)
+	HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request))
 }
 
 // Timeout bounds one call of the API, its body's arrival included.

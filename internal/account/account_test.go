@@ -17,7 +17,7 @@ import (
 
 type echoPart struct{}
 
-func (echoPart) Register(mux *http.ServeMux, auth *credential.Authenticator) {
+func (echoPart) Register(mux Routes, auth *credential.Authenticator) {
 	mux.Handle("POST /v1/echo", auth.Require(credential.Operator, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var body struct {
 			Name  string `json:"name"`

@@ -29,7 +29,7 @@ type Explain struct {
 const maxExplainBody = 64 << 10
 
 // Register implements Part.
-func (x *Explain) Register(mux *http.ServeMux, auth *credential.Authenticator) {
+func (x *Explain) Register(mux Routes, auth *credential.Authenticator) {
 	mux.Handle("POST /v1/explain", auth.Require(credential.Operator, http.HandlerFunc(x.explain)))
 }
 

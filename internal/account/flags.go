@@ -39,7 +39,7 @@ func NewFlags(store *flag.Store, watcher *flag.Watcher, audit Auditor, now func(
 }
 
 // Register adds the routes.
-func (f *Flags) Register(mux *http.ServeMux, auth *credential.Authenticator) {
+func (f *Flags) Register(mux Routes, auth *credential.Authenticator) {
 	for pattern, serve := range map[string]func(w http.ResponseWriter, r *http.Request) error{
 		"GET /v1/flags":                 f.list,
 		"GET /v1/flags/{key}":           f.get,

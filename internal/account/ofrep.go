@@ -47,7 +47,7 @@ func NewOFREP(watcher *flag.Watcher, now func() time.Time) *OFREP {
 }
 
 // Register adds the routes.
-func (o *OFREP) Register(mux *http.ServeMux, auth *credential.Authenticator) {
+func (o *OFREP) Register(mux Routes, auth *credential.Authenticator) {
 	for pattern, serve := range map[string]http.HandlerFunc{
 		"POST " + ofrepPath + "/{key}": o.single,
 		"POST " + ofrepPath:            o.bulk,

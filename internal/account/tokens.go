@@ -57,7 +57,7 @@ const (
 )
 
 // Register implements Part.
-func (t *Tokens) Register(mux *http.ServeMux, auth *credential.Authenticator) {
+func (t *Tokens) Register(mux Routes, auth *credential.Authenticator) {
 	operator := func(h http.HandlerFunc) http.Handler { return auth.Require(credential.Operator, h) }
 	mux.Handle("POST /v1/tokens/revoke", operator(t.revoke))
 	mux.Handle("POST /v1/tokens/status", operator(t.status))

@@ -27,6 +27,7 @@ const (
 	Admin    = "admin"    // everything, emergency actions and definitions included
 	Operator = "operator" // revoke, list, set flags and limits
 	Service  = "service"  // register sessions, record metrics
+	Self     = "self"     // a user, about itself; no client can hold it
 )
 
 var roles = []string{Admin, Operator, Service}
@@ -126,6 +127,11 @@ func (a *Authenticator) Authenticate(r *http.Request) (Caller, bool) {
 // Require lets only callers with the role through to next, which finds the
 // caller with From.
 func (a *Authenticator) Require(role string, next http.Handler) http.Handler {
+	return a.RequireAny([]string{role}, next)
+}
+
+// RequireAny is Require with several roles, of which the caller needs one.
+func (a *Authenticator) RequireAny(roles []string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := r.Header.Get("X-Request-Id")
 		caller, ok := a.Authenticate(r)
@@ -135,16 +141,21 @@ func (a *Authenticator) Require(role string, next http.Handler) http.Handler {
 				"Present the secret of a management client as a Bearer token.").WithRequestID(id))
 			return
 		}
-		if !caller.Has(role) {
+		if !slices.ContainsFunc(roles, caller.Has) {
 			problem.Write(w, problem.New(http.StatusForbidden, "role_required",
-				"This needs the role "+role+".").WithRequestID(id))
+				"This needs the role "+strings.Join(roles, " or ")+".").WithRequestID(id))
 			return
 		}
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller)))
+		next.ServeHTTP(w, r.WithContext(With(r.Context(), caller)))
 	})
 }
 
 type callerKey struct{}
+
+// With returns a context with the caller, for who authenticates in another way.
+func With(ctx context.Context, c Caller) context.Context {
+	return context.WithValue(ctx, callerKey{}, c)
+}
 
 // From returns the caller that Require let through.
 func From(ctx context.Context) (Caller, bool) {

@@ -72,6 +72,15 @@ func TestRequire(t *testing.T) {
 			}
 		})
 	}
+	either := a.RequireAny([]string{Service, Operator}, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	for secret, want := range map[string]int{"s3cret-o": 200, "s3cret-s": 200, "s3cret-a": 200, "x": 401} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.SetBasicAuth(map[string]string{"s3cret-o": "desk", "s3cret-s": "login", "s3cret-a": "boss"}[secret], secret)
+		w := httptest.NewRecorder()
+		if either.ServeHTTP(w, r); w.Code != want {
+			t.Errorf("service or operator, %s: %d", secret, w.Code)
+		}
+	}
 	if _, ok := From(t.Context()); ok {
 		t.Error("a caller out of nothing")
 	}
