@@ -147,6 +147,33 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
+// A client that asks for much and never reads holds its place for a bounded time.
+func TestAClientThatDoesNotReadIsLetGo(t *testing.T) {
+	large := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.CopyN(w, zeros{}, 256<<20) })}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go large.Serve(l)
+	t.Cleanup(func() { large.Close() })
+	c := settings(l.Addr().String())
+	c.Timeouts.BodyIdle, c.Timeouts.Body = 300*time.Millisecond, 300*time.Millisecond
+	g := newGate(t, c)
+	conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	io.WriteString(conn, "GET /get HTTP/1.1\r\nHost: x\r\n\r\n")
+	until(t, "begun", func() bool { return g.metric("tollgate_pyproxy_requests_in_flight") == 1 })
+	until(t, "let go", func() bool {
+		return g.metric("tollgate_pyproxy_requests_in_flight") == 0 && g.metric("tollgate_pyproxy_attempts_in_flight") == 0
+	})
+	if g.metric("tollgate_pyproxy_attempts_total", "outcome", "client_gone") != 1 {
+		t.Fatal("counted against the service")
+	}
+}
+
 // Half of the replicas bad: requests that may be repeated all succeed.
 func TestHalfOfTheReplicasBad(t *testing.T) {
 	b := newBackend(t, says(ok("x")))

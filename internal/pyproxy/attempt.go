@@ -31,8 +31,9 @@ type attempt struct {
 	start    time.Time
 	took     time.Duration // to the headers
 
-	timer  *time.Timer // cancels with errDeadline
-	end    time.Time   // when the body must have ended; zero for an event stream
+	timer  *time.Timer   // cancels with errDeadline
+	left   time.Duration // how much longer the body may be waited for
+	stream bool          // or for as long as it likes
 	body   io.ReadCloser
 	judged bool
 	ended  bool
@@ -111,10 +112,11 @@ func (a *attempt) pass(resp *http.Response) {
 	case resp.Body == http.NoBody:
 		a.finish(why, nil)
 		return
-	case isEventStream(resp):
+	case isEventStream(resp.Header):
+		a.stream = true
 		a.judge(why, nil) // it may last for hours
 	default:
-		a.end = a.start.Add(a.took + a.c.proxy.config.Timeouts.Body)
+		a.left = a.c.proxy.config.Timeouts.Body
 		if why != causeOK {
 			a.judge(why, nil)
 		}
@@ -123,19 +125,15 @@ func (a *attempt) pass(resp *http.Response) {
 	resp.Body = a
 }
 
-func isEventStream(resp *http.Response) bool {
-	return strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream")
+func isEventStream(h http.Header) bool {
+	return strings.HasPrefix(h.Get("Content-Type"), "text/event-stream")
 }
 
-// Read passes the body on. The deadline runs only while the upstream is waited
+// Read passes the body on. The deadlines run only while the upstream is waited
 // for: a client that reads slowly is not the upstream's fault. An event stream
-// has no deadline.
+// has none.
 func (a *attempt) Read(p []byte) (int, error) {
-	if !a.end.IsZero() {
-		a.timer.Reset(min(a.c.proxy.config.Timeouts.BodyIdle, a.end.Sub(a.c.proxy.now())))
-		defer a.timer.Stop()
-	}
-	n, err := a.body.Read(p)
+	n, err := a.read(p)
 	switch {
 	case err == nil:
 	case errors.Is(err, io.EOF):
@@ -145,6 +143,18 @@ func (a *attempt) Read(p []byte) (int, error) {
 	default:
 		a.finish(causeBody, err)
 	}
+	return n, err
+}
+
+func (a *attempt) read(p []byte) (int, error) {
+	if a.stream {
+		return a.body.Read(p)
+	}
+	start := a.c.proxy.now()
+	a.timer.Reset(min(a.c.proxy.config.Timeouts.BodyIdle, a.left))
+	n, err := a.body.Read(p)
+	a.timer.Stop()
+	a.left -= a.c.proxy.now().Sub(start)
 	return n, err
 }
 

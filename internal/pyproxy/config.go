@@ -34,7 +34,7 @@ type TimeoutConfig struct {
 	Attempt  time.Duration `yaml:"attempt" doc:"From the start of one attempt to the answer's headers."`
 	Total    time.Duration `yaml:"total" doc:"All attempts of one request and the waits between them, to the answer's headers."`
 	BodyIdle time.Duration `yaml:"body_idle" doc:"The longest pause of the upstream within a body."`
-	Body     time.Duration `yaml:"body" doc:"From the answer's headers to the end of its body; event streams and upgraded connections are exempt."`
+	Body     time.Duration `yaml:"body" doc:"How long the upstream may be waited for within one body altogether, and how long the client may take to read it; event streams and upgraded connections are exempt."`
 }
 
 // RetryConfig bounds retries.

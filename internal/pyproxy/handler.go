@@ -53,8 +53,9 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (rt *route) serve(p *Proxy, w http.ResponseWriter, r *http.Request) {
 	start := p.now()
 	p.metrics.inFlight.Inc()
-	rec := &recorder{ResponseWriter: w}
+	rec := &recorder{ResponseWriter: w, within: p.config.Timeouts.Body}
 	defer func() {
+		rec.bound(time.Time{}) // the connection's next answer has its own
 		p.metrics.inFlight.Dec()
 		rt.served.metrics.answered(rec.status, p.now().Sub(start))
 	}()
@@ -136,18 +137,29 @@ func writeProblem(w http.ResponseWriter, r *http.Request, status int, code, deta
 	problem.Write(w, problem.New(status, code, detail).WithRequestID(id))
 }
 
-// recorder remembers the status of an answer.
+// recorder remembers the status of an answer, and bounds how long the client may
+// take to read it: one that stops reading must not hold a place of the
+// concurrency limit for ever. An event stream is not bounded.
 type recorder struct {
 	http.ResponseWriter
 	status int
+	within time.Duration
 }
 
-// WriteHeader remembers the final status.
+// WriteHeader remembers the final status, with which the client's time begins.
 func (r *recorder) WriteHeader(status int) {
 	if status >= 200 || status == http.StatusSwitchingProtocols {
 		r.status = status
 	}
+	if status >= 200 && !isEventStream(r.Header()) {
+		r.bound(time.Now().Add(r.within))
+	}
 	r.ResponseWriter.WriteHeader(status)
+}
+
+// bound sets the deadline of writes; a connection that has none is left without.
+func (r *recorder) bound(at time.Time) {
+	_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(at)
 }
 
 // Unwrap lets http.ResponseController flush and hijack.

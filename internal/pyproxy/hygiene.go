@@ -7,6 +7,11 @@ import (
 	"strings"
 )
 
+// isEdges says whether only the edge may say what a canonical name says.
+func isEdges(name string) bool {
+	return isIdentity(name) || strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Envoy-")
+}
+
 var errNominated = errors.New("the Connection header names a header that must reach the service")
 
 // isIdentity says whether a canonical name is one of the headers that the edge sets.
@@ -22,12 +27,12 @@ func isIdentity(name string) bool {
 // sanitise removes from h, in place, what must not reach a service:
 // names with underscores or dots, which WSGI and CGI servers fold into the
 // dashed name (X_User_Id and X.User.Id would arrive as X-User-Id), and, unless
-// the peer is trusted, the identity headers; and the wish to upgrade to anything
+// the peer is trusted, the identity and forwarding headers; and the wish to upgrade to anything
 // but WebSocket. It refuses a Connection header
 // that asks to drop an identity, tracing or length header on the way.
 func sanitise(h http.Header, trusted bool) error {
 	for name := range h {
-		if strings.ContainsAny(name, "_.") || !trusted && isIdentity(name) {
+		if strings.ContainsAny(name, "_.") || !trusted && isEdges(name) {
 			delete(h, name)
 		}
 	}

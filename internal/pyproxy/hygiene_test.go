@@ -136,7 +136,7 @@ func TestAnUntrustedPeerHasNoIdentity(t *testing.T) {
 	c := settings(b.address)
 	c.TrustedPeers = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 	g := newGate(t, c)
-	g.do("GET", "/get", "", "X-User-Id", "u", "X-User-Tier", "admin", "X-Feature-Flags", "a=on", "X-Risk-Score", "0", "X-Consent", "all", "X-Session-Id", "s", "X-Other", "kept")
+	g.do("GET", "/get", "", "X-User-Id", "u", "X-User-Tier", "admin", "X-Feature-Flags", "a=on", "X-Risk-Score", "0", "X-Consent", "all", "X-Session-Id", "s", "X-Forwarded-For", "192.0.2.1", "X-Envoy-External-Address", "192.0.2.1", "X-Other", "kept")
 	h := b.last().Header
 	delete(h, "User-Agent")
 	if d := cmp.Diff(http.Header{"X-Other": {"kept"}}, h); d != "" {
