@@ -69,12 +69,20 @@ func (b *batcher) Take(_ context.Context, demands []*Demand) error {
 	return err
 }
 
+// round is what one call is gathered in, reused.
+type round struct {
+	batch   []*ticket
+	demands []*Demand
+}
+
+var rounds = sync.Pool{New: func() any { return new(round) }}
+
 // run calls the store until nothing is pending.
 func (b *batcher) run() {
 	// Let requests that are ready to run join.
 	runtime.Gosched()
-	var batch []*ticket
-	demands := make([]*Demand, 0, MaxBatch)
+	r := rounds.Get().(*round) //nolint:forcetypeassert // The pool holds nothing else.
+	defer rounds.Put(r)
 	for {
 		b.mu.Lock()
 		n := b.fitting()
@@ -83,18 +91,19 @@ func (b *batcher) run() {
 			b.mu.Unlock()
 			return
 		}
-		batch = append(batch[:0], b.pending[:n]...)
+		r.batch = append(r.batch[:0], b.pending[:n]...)
 		rest := copy(b.pending, b.pending[n:])
 		clear(b.pending[rest:])
 		b.pending = b.pending[:rest]
 		b.mu.Unlock()
 
-		demands = demands[:0]
-		for _, t := range batch {
-			demands = append(demands, t.demands...)
+		r.demands = r.demands[:0]
+		for _, t := range r.batch {
+			r.demands = append(r.demands, t.demands...)
 		}
-		err := b.call(demands)
-		for _, t := range batch {
+		err := b.call(r.demands)
+		clear(r.demands)
+		for _, t := range r.batch {
 			t.err = err
 			t.done <- struct{}{}
 		}
