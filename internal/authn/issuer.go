@@ -97,6 +97,11 @@ var embedded = []string{"jwk", "jku", "x5u", "x5c", "crit", "b64", "enc", "zip"}
 // checkHeader returns the algorithm and the kid of a token that is of one of
 // the issuer's types and algorithms.
 func (is *issuer) checkHeader(c *compact) (a *algorithm, kid string, err error) {
+	return is.checkHeaderOf(c, is.types)
+}
+
+// checkHeaderOf is checkHeader for tokens of other types.
+func (is *issuer) checkHeaderOf(c *compact, types []string) (a *algorithm, kid string, err error) {
 	for _, name := range embedded {
 		if _, ok := c.header[name]; ok {
 			return nil, "", fmt.Errorf("header has %s", name)
@@ -114,7 +119,7 @@ func (is *issuer) checkHeader(c *compact) (a *algorithm, kid string, err error) 
 			return nil, "", errors.New("type is not the issuer's")
 		}
 	}
-	if !slices.Contains(is.types, kind) {
+	if !slices.Contains(types, kind) {
 		return nil, "", errors.New("type is not the issuer's")
 	}
 	if k, ok := c.header["kid"]; ok {
@@ -127,7 +132,12 @@ func (is *issuer) checkHeader(c *compact) (a *algorithm, kid string, err error) 
 
 // verifySignature checks the header and the signature, and returns the key.
 func (is *issuer) verifySignature(c *compact) (*key, *Error) {
-	a, kid, err := is.checkHeader(c)
+	return is.verifySignatureOf(c, is.types)
+}
+
+// verifySignatureOf is verifySignature for tokens of other types.
+func (is *issuer) verifySignatureOf(c *compact, types []string) (*key, *Error) {
+	a, kid, err := is.checkHeaderOf(c, types)
 	if err != nil {
 		return nil, invalid(err)
 	}
