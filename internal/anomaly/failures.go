@@ -141,9 +141,8 @@ func neighbourhood(a netip.Addr) string {
 	if a.Is4() {
 		bits = 24
 	}
-	p, err := a.Prefix(bits)
-	if err != nil {
-		return ""
+	if p, err := a.Prefix(bits); err == nil && p.IsValid() {
+		return p.String()
 	}
-	return p.String()
+	return ""
 }

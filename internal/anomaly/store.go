@@ -20,7 +20,7 @@ type Event struct {
 	// Range is the address's /24, or /48 for IPv6.
 	Range string `json:"range,omitempty"`
 
-	// key tells repetitions apart from news.
+	// key tells repetitions apart from news. It holds no space.
 	key string
 }
 
