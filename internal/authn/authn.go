@@ -94,6 +94,10 @@ type Principal struct {
 	// this token that no other spelling of its signature changes. For an opaque
 	// token it is the SHA-256 of the token.
 	SigningInput [sha256.Size]byte
+	// Claims are all of the token's, numbers as float64, for feature flags that
+	// look at them. They hold what the issuer put in, personal data included: not
+	// for headers, logs or metrics.
+	Claims map[string]any
 	// Annotation is what Options.Annotate made of the principal; nil for one that
 	// is not remembered, such as that of an opaque token.
 	Annotation any

@@ -12,7 +12,7 @@ import (
 const ways = 8
 
 // entryOverhead is what an entry costs beside its token, in bytes: the entry,
-// the principal and its strings, which are no longer than the token together.
+// the principal and its strings; the claims, decoded, are some times the token.
 const entryOverhead = 768
 
 // entry is a verified signature and what came of it. It is immutable but for
@@ -77,7 +77,7 @@ func (c *cache) get(token string) *entry {
 
 // put remembers a verified token, of which it keeps a copy.
 func (c *cache) put(token string, v verified) {
-	e := &entry{hash: maphash.String(c.seed, token), size: int64(2*len(token) + entryOverhead), verified: v}
+	e := &entry{hash: maphash.String(c.seed, token), size: int64(6*len(token) + entryOverhead), verified: v}
 	if e.size > c.limit {
 		return
 	}

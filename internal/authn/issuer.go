@@ -194,6 +194,7 @@ func (is *issuer) principal(c *compact) (verified, error) {
 		IssuedAt: r.date("iat", false), NotBefore: r.date("nbf", true), ExpiresAt: r.date("exp", false),
 		SigningInput: sha256.Sum256([]byte(c.input)),
 	}
+	p.Claims, _ = floats(c.payload).(map[string]any)
 	p.Roles, p.RolesHeader = r.list(is.claims.roles)
 	p.Scopes, _ = r.list(is.claims.scopes)
 	p.Consents, p.ConsentHeader = r.list(is.claims.consents)
