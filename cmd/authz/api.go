@@ -30,6 +30,7 @@ func newAPI(c Config, rt *app.Runtime, g *gate.Gate, verifier *authn.Verifier, s
 		&account.Self{Verifier: verifier, Checker: store, Revoker: store, Manager: sessions, Auditor: auditor, Now: time.Now},
 		&account.Explain{Explainer: g, TokenHeader: c.Tokens.Sources.Header},
 		account.NewFlags(flags, watcher, auditor, time.Now),
+		account.NewOFREP(watcher, time.Now),
 	), nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/extauthz"
 	"github.com/tollgate-proxy/tollgate/internal/policy"
+	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 	"github.com/tollgate-proxy/tollgate/internal/session"
 )
@@ -35,6 +36,7 @@ type Config struct {
 	Sessions    session.Config          `yaml:"sessions"`
 	Flags       FlagsConfig             `yaml:"flags"`
 	Headers     extauthz.HeadersConfig  `yaml:"headers"`
+	Limits      LimitsConfig            `yaml:"limits"`
 	JWTAuthn    JWTAuthnConfig          `yaml:"jwt_authn"`
 	Management  ManagementConfig        `yaml:"management"`
 }
@@ -113,6 +115,29 @@ func (c FlagsConfig) Validate(r *config.Report) {
 	}
 }
 
+// LimitsConfig is the section "limits": rate limits that authz decides itself.
+type LimitsConfig struct {
+	InAuthz       bool                  `yaml:"in_authz" doc:"Decide rate limits in the authorisation call, with the rules and buckets of ratelimit; Envoy's ratelimit filter must be gone then, or requests are charged twice."`
+	Domain        string                `yaml:"domain" doc:"Domain of the rules that requests are held to."`
+	Files         []config.Path         `yaml:"files" doc:"Rule files, and folders of *.yaml and *.yml files: those of ratelimit; watched, and loaded again when they change."`
+	OverridesPoll time.Duration         `yaml:"overrides_poll" doc:"How often overrides of users' tiers are read from Redis."`
+	Headers       bool                  `yaml:"headers" doc:"Tell clients of their limits: RateLimit, RateLimit-Policy, X-RateLimit-* and Retry-After."`
+	Store         ratelimit.StoreConfig `yaml:"store"`
+}
+
+// Validate checks the section.
+func (c LimitsConfig) Validate(r *config.Report) {
+	if c.InAuthz && len(c.Files) == 0 {
+		r.Fault("files", nil, "at least one rule file or folder where in_authz is set")
+	}
+	if c.Domain == "" {
+		r.Fault("domain", c.Domain, "the name of a domain")
+	}
+	if c.OverridesPoll < 10*time.Millisecond || c.OverridesPoll > time.Hour {
+		r.Fault("overrides_poll", c.OverridesPoll, "10ms to 1h")
+	}
+}
+
 // JWTAuthnConfig is the section "jwt_authn".
 type JWTAuthnConfig struct {
 	PayloadKey string `yaml:"payload_key" doc:"payload_in_metadata of Envoy's jwt_authn filter, for issuers with keys.envoy; empty reads nothing of that filter."`
@@ -152,5 +177,6 @@ func defaults() Config {
 		Sessions:   session.DefaultConfig(),
 		Flags:      FlagsConfig{Poll: 500 * time.Millisecond},
 		Headers:    extauthz.DefaultHeaders(),
+		Limits:     LimitsConfig{Domain: "tollgate", OverridesPoll: time.Second, Headers: true, Store: ratelimit.DefaultStore()},
 	}
 }

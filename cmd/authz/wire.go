@@ -16,6 +16,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/flag"
 	"github.com/tollgate-proxy/tollgate/internal/gate"
 	"github.com/tollgate-proxy/tollgate/internal/policy"
+	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
 	"github.com/tollgate-proxy/tollgate/internal/session"
@@ -25,6 +26,11 @@ import (
 func check(c Config) error {
 	if _, err := policy.Compile(c.Policy); err != nil {
 		return fmt.Errorf("policy: %w", err)
+	}
+	if c.Limits.InAuthz {
+		if _, err := ratelimit.LoadPaths(c.Limits.Files); err != nil {
+			return err
+		}
 	}
 	_, err := bootstrap(c)
 	return err
@@ -66,8 +72,12 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	if err != nil {
 		return fmt.Errorf("policy: %w", err)
 	}
+	limits, err := newLimits(c, rt, conn)
+	if err != nil {
+		return err
+	}
 	g := gate.New(gate.Options{
-		Verifier: verifier, Denylist: guard, Flags: watcher, Sessions: tracker, Routes: routes,
+		Verifier: verifier, Denylist: guard, Flags: watcher, Sessions: tracker, Limits: limits, Domain: c.Limits.Domain, Routes: routes,
 		Log: rt.Log, Metrics: gate.NewMetrics(rt.Metrics), Now: time.Now,
 	})
 	rt.WatchFile(rt.ConfigFile)
@@ -83,7 +93,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		return func() { g.SetRoutes(routes) }, nil
 	})
 
-	server := extauthz.New(extauthz.Options{Decider: g, Headers: c.Headers, TokenHeader: c.Tokens.Sources.Header, PayloadKey: c.JWTAuthn.PayloadKey})
+	server := extauthz.New(extauthz.Options{Decider: g, Headers: c.Headers, TokenHeader: c.Tokens.Sources.Header, PayloadKey: c.JWTAuthn.PayloadKey, LimitHeaders: c.Limits.Headers})
 	outcomes := accesslog.New(rt.Metrics)
 	err = rt.ServeGRPC("grpc", c.GRPC.Listen, func(g *grpc.Server) {
 		server.Register(g)

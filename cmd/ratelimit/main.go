@@ -6,6 +6,7 @@ import (
 	"os"
 
 	"github.com/tollgate-proxy/tollgate/internal/app"
+	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
 )
 
 func main() {
@@ -18,7 +19,7 @@ func process() app.Process[Config] {
 		Defaults: defaults,
 		Base:     func(c *Config) *app.Base { return &c.Base },
 		Check: func(c Config) error {
-			_, err := c.Limits.load()
+			_, err := ratelimit.LoadPaths(c.Limits.Files)
 			return err
 		},
 		Wire: wire,

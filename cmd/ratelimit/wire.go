@@ -37,26 +37,23 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	rt.Cleanup("redis", func(context.Context) error { return conn.Close() })
 	rt.Background("redis watch", conn.Monitor)
 
-	rules, err := c.Limits.load()
+	rules, err := ratelimit.LoadPaths(c.Limits.Files)
 	if err != nil {
 		return err
 	}
 	store := ratelimit.NewRedis(conn.UniversalClient, c.Redis.Mode == redisconn.Cluster)
 	overrides := ratelimit.NewOverrides(conn.UniversalClient, c.Limits.OverridesPoll, time.Now, rt.Log)
 	rt.Background("tier overrides", overrides.Run)
-	limiter, err := ratelimit.NewLimiter(ratelimit.Options{
-		Rules: rules, Store: store, Overrides: overrides,
-		Timeout: c.Store.Timeout, OnFailure: ratelimit.FailureMode(c.Store.OnFailure),
-		Denials: c.Store.DenyCache, LeaseLife: c.Store.LeaseLife, LocalBuckets: c.Store.LocalBuckets, Replicas: c.Store.Replicas,
-		Failures: c.Store.Failures, ProbeEvery: c.Store.ProbeInterval,
-		Now: time.Now, Log: rt.Log, Metrics: rt.Metrics,
-	})
+	decide := c.Store.Options()
+	decide.Rules, decide.Store, decide.Overrides = rules, store, overrides
+	decide.Now, decide.Log, decide.Metrics = time.Now, rt.Log, rt.Metrics
+	limiter, err := ratelimit.NewLimiter(decide)
 	if err != nil {
 		return err
 	}
 	rt.Background("rate limit store", limiter.Run)
 	rt.OnReload("rate limit rules", func(context.Context) (func(), error) {
-		next, err := c.Limits.load()
+		next, err := ratelimit.LoadPaths(c.Limits.Files)
 		if err != nil {
 			limiter.RulesRefused()
 			return nil, err

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tollgate-proxy/tollgate/internal/gate"
 	"github.com/tollgate-proxy/tollgate/internal/problem"
+	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
 )
 
 // encoded is a CheckResponse on the wire.
@@ -51,15 +52,11 @@ func (s *Server) allowed(o *gate.Outcome, id string) encoded {
 			b = appendHeader(b, s.names.FlagPrefix+key, value)
 		}
 	}
+	b = s.appendLimits(b, o.Limits, 6) // response_headers_to_add
 	b = end(b, at)
 
 	b, at = open(b, 4) // dynamic_metadata
-	b = appendMetadata(b, "tier", o.Tier)
-	b = appendMetadata(b, "endpoint", endpoint(o))
-	b = appendCost(b, cost(o))
-	b = appendMetadata(b, "decision_id", id)
-	key, value := limited(o)
-	b = appendMetadata(b, key, value)
+	b = appendAlways(b, o, id)
 	if f.session != "" {
 		b = appendMetadata(b, "session", f.session)
 	}
@@ -67,6 +64,19 @@ func (s *Server) allowed(o *gate.Outcome, id string) encoded {
 		b = appendMetadata(b, "flags", f.flags)
 	}
 	return end(b, at)
+}
+
+// appendAlways adds what rate-limit actions and access logs read. Envoy drops a
+// descriptor whose key is missing or whose cost is no whole number, and asks no
+// limit when none is left: tier, endpoint, cost and user or remote_address are
+// always there, and never empty.
+func appendAlways(b []byte, o *gate.Outcome, id string) []byte {
+	b = appendMetadata(b, "tier", o.Tier)
+	b = appendMetadata(b, "endpoint", o.Endpoint())
+	b = appendCost(b, o.Cost())
+	b = appendMetadata(b, "decision_id", id)
+	key, value := o.Limited()
+	return appendMetadata(b, key, value)
 }
 
 // facts are what a backend is told of the caller.
@@ -123,16 +133,58 @@ func appendHeader(b []byte, name, value string) []byte {
 		b = protowire.AppendTag(b, 5, protowire.BytesType)
 		return protowire.AppendString(b, name)
 	}
+	return appendOption(b, 2, name, value)
+}
+
+// appendOption adds a HeaderValueOption that replaces every header of the name.
+func appendOption[V string | []byte](b []byte, number protowire.Number, name string, value V) []byte {
 	inner := protowire.SizeTag(1) + protowire.SizeBytes(len(name)) + protowire.SizeTag(2) + protowire.SizeBytes(len(value))
-	b = protowire.AppendTag(b, 2, protowire.BytesType)
+	b = protowire.AppendTag(b, number, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(protowire.SizeTag(1)+protowire.SizeBytes(inner)+len(overwrite))) //nolint:gosec // a length
 	b = protowire.AppendTag(b, 1, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(inner)) //nolint:gosec // a length
 	b = protowire.AppendTag(b, 1, protowire.BytesType)
 	b = protowire.AppendString(b, name)
 	b = protowire.AppendTag(b, 2, protowire.BytesType)
-	b = protowire.AppendString(b, value)
+	b = protowire.AppendVarint(b, uint64(len(value)))
+	b = append(b, value...)
 	return append(b, overwrite...)
+}
+
+// appendLimits tells the client of its limits, in headers of its answer, where
+// they were asked and are to be told.
+func (s *Server) appendLimits(b []byte, d *ratelimit.Decision, number protowire.Number) []byte {
+	if d == nil || !s.limitHeaders {
+		return b
+	}
+	var buf [96]byte
+	d.VisitHeaders(buf[:0], func(name string, value []byte) { b = appendOption(b, number, name, value) })
+	return b
+}
+
+// limited refuses a request that is over its limits, with a DeniedHttpResponse
+// as the ratelimit filter would: the same headers and the same problem.
+func (s *Server) limited(o *gate.Outcome, requestID, id string) encoded {
+	body := problem.New(http.StatusTooManyRequests, o.Code, o.Detail).WithRequestID(requestID).JSON()
+	b := make([]byte, 0, 1024)
+	b, at := open(b, 1) // status
+	b = protowire.AppendVarint(protowire.AppendTag(b, 1, protowire.VarintType), uint64(codes.ResourceExhausted))
+	b = end(b, at)
+
+	b, at = open(b, 2) // denied_response
+	var status int
+	b, status = open(b, 1)
+	b = protowire.AppendVarint(protowire.AppendTag(b, 1, protowire.VarintType), http.StatusTooManyRequests)
+	b = end(b, status)
+	b = appendOption(b, 2, "content-type", problem.ContentType)
+	b = s.appendLimits(b, o.Limits, 2)
+	b = protowire.AppendBytes(protowire.AppendTag(b, 3, protowire.BytesType), body)
+	b = end(b, at)
+
+	b, at = open(b, 4) // dynamic_metadata
+	b = appendAlways(b, o, id)
+	b = appendMetadata(b, "code", o.Code)
+	return end(b, at)
 }
 
 // appendMetadata adds a text to the Struct of dynamic metadata.
@@ -160,37 +212,6 @@ func appendEntry(b []byte, key string, size int) []byte {
 	return protowire.AppendVarint(b, uint64(size)) //nolint:gosec // a length
 }
 
-// What rate-limit actions and access logs read. Envoy drops a descriptor whose
-// key is missing or whose cost is no whole number, and asks no limit when none is
-// left: tier, endpoint, cost and user or remote_address are always there, and
-// never empty.
-
-func endpoint(o *gate.Outcome) string {
-	if o.Route == nil {
-		return "none"
-	}
-	return o.Route.Endpoint
-}
-
-func cost(o *gate.Outcome) uint32 {
-	if o.Route == nil {
-		return 1
-	}
-	return max(1, o.Route.Cost)
-}
-
-// limited is the key and value of whom the limit counts.
-func limited(o *gate.Outcome) (key, value string) {
-	switch {
-	case o.Principal != nil:
-		return "user", o.Principal.Subject
-	case o.Address.IsValid():
-		return "remote_address", o.Address.String()
-	default:
-		return "remote_address", unknownAddress
-	}
-}
-
 // denied refuses the request with a problem.
 func denied(o *gate.Outcome, requestID, id string) *authv3.CheckResponse {
 	status := o.Status
@@ -209,7 +230,7 @@ func denied(o *gate.Outcome, requestID, id string) *authv3.CheckResponse {
 	if status == http.StatusUnauthorized {
 		grpcCode = codes.Unauthenticated
 	}
-	key, value := limited(o)
+	key, value := o.Limited()
 	return &authv3.CheckResponse{
 		Status: &rpcstatus.Status{Code: int32(grpcCode)}, //nolint:gosec // 7 or 16
 		HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{
@@ -219,8 +240,8 @@ func denied(o *gate.Outcome, requestID, id string) *authv3.CheckResponse {
 		}},
 		DynamicMetadata: &structpb.Struct{Fields: map[string]*structpb.Value{
 			"tier":        structpb.NewStringValue(o.Tier),
-			"endpoint":    structpb.NewStringValue(endpoint(o)),
-			"cost":        structpb.NewNumberValue(float64(cost(o))),
+			"endpoint":    structpb.NewStringValue(o.Endpoint()),
+			"cost":        structpb.NewNumberValue(float64(o.Cost())),
 			"decision_id": structpb.NewStringValue(id),
 			"code":        structpb.NewStringValue(o.Code),
 			key:           structpb.NewStringValue(value),

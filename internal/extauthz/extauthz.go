@@ -6,7 +6,9 @@
 // is both removed and set is lost, so only those are removed that are not set;
 // an answer without a status is taken for a pass, so every answer has one, and
 // an HTTP part; a rate-limit descriptor whose metadata is missing vanishes, so
-// tier, endpoint, cost and user or remote_address are on every answer.
+// tier, endpoint, cost and user or remote_address are on every answer. Headers
+// for the client travel in response_headers_to_add, where the default of
+// append_action is to add: each is sent to overwrite.
 //
 // Requests are read, and answers that let pass are written, by hand
 // (request.go, answer.go); tests hold both equal to the generated code.
@@ -16,6 +18,7 @@ import (
 	"context"
 	"encoding/hex"
 	"math/rand/v2"
+	"net/http"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
@@ -29,10 +32,6 @@ import (
 // use_remote_address it replaces whatever the client sent.
 const ExternalAddressHeader = "x-envoy-external-address"
 
-// unknownAddress stands for a client whose address Envoy did not tell: all such
-// clients share their rate limit rather than having none.
-const unknownAddress = "unknown"
-
 // Decider decides requests.
 type Decider interface {
 	Decide(ctx context.Context, r *gate.Request) gate.Outcome
@@ -44,6 +43,8 @@ type Options struct {
 	Headers HeadersConfig
 	// TokenHeader is the header, lower case, that may hold a token; "" for none.
 	TokenHeader string
+	// LimitHeaders tells clients of their limits, where the Decider asks them.
+	LimitHeaders bool
 	// PayloadKey is what Envoy's jwt_authn filter has as payload_in_metadata; ""
 	// reads nothing of it.
 	PayloadKey string
@@ -55,11 +56,13 @@ type Server struct {
 	names       HeadersConfig
 	tokenHeader string
 	payloadKey  string
+
+	limitHeaders bool
 }
 
 // New makes a server.
 func New(o Options) *Server {
-	return &Server{decider: o.Decider, names: o.Headers, tokenHeader: o.TokenHeader, payloadKey: o.PayloadKey}
+	return &Server{decider: o.Decider, names: o.Headers, tokenHeader: o.TokenHeader, payloadKey: o.PayloadKey, limitHeaders: o.LimitHeaders}
 }
 
 const service = "envoy.service.auth.v3.Authorization"
@@ -93,10 +96,14 @@ func (s *Server) check(ctx context.Context, req *checkRequest) (any, error) {
 	if span := trace.SpanFromContext(ctx); span.IsRecording() {
 		annotate(span, &o, id)
 	}
-	if !o.Allowed {
+	switch {
+	case o.Allowed:
+		return s.allowed(&o, id), nil
+	case o.Status == http.StatusTooManyRequests:
+		return s.limited(&o, r.ID, id), nil
+	default:
 		return denied(&o, r.ID, id), nil
 	}
-	return s.allowed(&o, id), nil
 }
 
 // decisionID names a decision in access logs and traces. It is no secret.

@@ -88,19 +88,25 @@ func checkWire(t testing.TB, s *Server, data []byte) *authv3.CheckResponse {
 	}
 	a, ok := answer.(*authv3.CheckResponse)
 	if e, isEncoded := answer.(encoded); isEncoded {
-		a, ok = &authv3.CheckResponse{}, true
-		if err := (proto.UnmarshalOptions{}).Unmarshal(e, a); err != nil {
-			t.Fatalf("the answer is no CheckResponse: %v", err)
-		}
-		if unknown := a.ProtoReflect().GetUnknown(); len(unknown) > 0 {
-			t.Fatalf("the answer has fields that a CheckResponse has not: %x", unknown)
-		}
+		a, ok = decoded(t, e), true
 	}
 	if !ok || a.GetStatus() == nil || a.GetHttpResponse() == nil {
 		t.Fatalf("Envoy lets an answer without status or HTTP part pass: %v", answer)
 	}
 	if ok := a.GetOkResponse() != nil; ok != (a.GetStatus().GetCode() == int32(codes.OK)) {
 		t.Fatalf("status and HTTP part disagree: %v", a)
+	}
+	return a
+}
+
+// decoded reads a hand-written answer through the generated code.
+func decoded(t interface{ Fatalf(string, ...any) }, e encoded) *authv3.CheckResponse {
+	a := &authv3.CheckResponse{}
+	if err := proto.Unmarshal(e, a); err != nil {
+		t.Fatalf("the answer is no CheckResponse: %v", err)
+	}
+	if unknown := a.ProtoReflect().GetUnknown(); len(unknown) > 0 {
+		t.Fatalf("the answer has fields that a CheckResponse has not: %x", unknown)
 	}
 	return a
 }

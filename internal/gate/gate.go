@@ -1,6 +1,6 @@
 // Package gate decides one request: it asks the parts in order — route rule,
-// client address, token, revocation, requirements, flags — and puts their
-// answers together.
+// client address, token, revocation, requirements, flags, limits where they are
+// decided here — and puts their answers together.
 //
 // It knows neither Envoy nor HTTP servers: adapters make a Request of what they
 // were asked and an answer of the Outcome. Identity fails closed: where a part
@@ -19,6 +19,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/flag"
 	"github.com/tollgate-proxy/tollgate/internal/policy"
+	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
 	"github.com/tollgate-proxy/tollgate/internal/session"
 )
@@ -65,6 +66,9 @@ type Outcome struct {
 	// that moment; nil where the request is refused.
 	FlagSet *flag.Set
 	Subject flag.Subject
+	// Limits is how the caller's limits stand after this request; nil where they
+	// were not asked.
+	Limits *ratelimit.Decision
 	// Now is the time of the decision.
 	Now time.Time
 }
@@ -90,16 +94,20 @@ type Sessions interface {
 	Observe(s *session.Sighting)
 }
 
-// Options are the parts of a Gate. All but Sessions are required.
+// Options are the parts of a Gate. All but Sessions and Limits are required.
 type Options struct {
 	Verifier Verifier
 	Denylist Denylist
 	Flags    Flags
 	Sessions Sessions
-	Routes   *policy.Set
-	Log      *slog.Logger
-	Metrics  *Metrics
-	Now      func() time.Time
+	// Limits decides the limits of requests that are otherwise allowed, in the
+	// rules' Domain; nil leaves that to Envoy's ratelimit filter.
+	Limits  Limits
+	Domain  string
+	Routes  *policy.Set
+	Log     *slog.Logger
+	Metrics *Metrics
+	Now     func() time.Time
 }
 
 // Gate decides requests. It is safe for concurrent use.
@@ -108,6 +116,8 @@ type Gate struct {
 	denylist Denylist
 	flags    Flags
 	sessions Sessions
+	limits   Limits
+	domain   string
 	routes   atomic.Pointer[policy.Set]
 	log      *slog.Logger
 	metrics  *Metrics
@@ -116,7 +126,7 @@ type Gate struct {
 
 // New makes a gate.
 func New(o Options) *Gate {
-	g := &Gate{verifier: o.Verifier, denylist: o.Denylist, flags: o.Flags, sessions: o.Sessions, log: o.Log, metrics: o.Metrics, now: o.Now}
+	g := &Gate{verifier: o.Verifier, denylist: o.Denylist, flags: o.Flags, sessions: o.Sessions, limits: o.Limits, domain: o.Domain, log: o.Log, metrics: o.Metrics, now: o.Now}
 	g.routes.Store(o.Routes)
 	return g
 }
@@ -129,6 +139,9 @@ func (g *Gate) SetRoutes(routes *policy.Set) { g.routes.Store(routes) }
 func (g *Gate) Decide(ctx context.Context, r *Request) Outcome {
 	o := Outcome{Now: g.now(), Tier: TierAnonymous, Address: r.Address}
 	g.decide(ctx, r, &o, nil)
+	if o.Allowed && g.limits != nil {
+		g.limit(ctx, &o)
+	}
 	if o.Allowed {
 		g.noteSession(r, &o)
 	}
@@ -177,7 +190,7 @@ func (g *Gate) decide(ctx context.Context, r *Request, o *Outcome, e *Explanatio
 	o.Allowed = true
 	o.FlagSet = g.flags.Current()
 	if p := o.Principal; p != nil {
-		o.Subject = flag.Subject{Key: p.Subject, Tier: p.Tier, Roles: p.Roles}
+		o.Subject = flag.Subject{Key: p.Subject, Tier: p.Tier, Roles: p.Roles, Claims: p.Claims}
 	} else {
 		o.Subject = flag.Subject{Anonymous: true, Tier: TierAnonymous}
 		if r.Address.IsValid() {
