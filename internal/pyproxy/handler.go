@@ -3,6 +3,7 @@ package pyproxy
 import (
 	"net/http"
 	"net/http/httputil"
+	"strconv"
 	"strings"
 	"time"
 
@@ -55,7 +56,9 @@ func (rt *route) serve(p *Proxy, w http.ResponseWriter, r *http.Request) {
 	p.metrics.inFlight.Inc()
 	rec := &recorder{ResponseWriter: w, within: p.config.Timeouts.Body}
 	defer func() {
-		rec.bound(time.Time{}) // the connection's next answer has its own
+		if rec.bounded {
+			rec.bound(time.Time{}) // the connection's next answer has its own
+		}
 		p.metrics.inFlight.Dec()
 		rt.served.metrics.answered(rec.status, p.now().Sub(start))
 	}()
@@ -142,8 +145,9 @@ func writeProblem(w http.ResponseWriter, r *http.Request, status int, code, deta
 // concurrency limit for ever. An event stream is not bounded.
 type recorder struct {
 	http.ResponseWriter
-	status int
-	within time.Duration
+	status  int
+	within  time.Duration
+	bounded bool
 }
 
 // WriteHeader remembers the final status, with which the client's time begins.
@@ -151,10 +155,18 @@ func (r *recorder) WriteHeader(status int) {
 	if status >= 200 || status == http.StatusSwitchingProtocols {
 		r.status = status
 	}
-	if status >= 200 && !isEventStream(r.Header()) {
+	if h := r.Header(); status >= 200 && !fits(h) && !isEventStream(h) {
+		r.bounded = true
 		r.bound(time.Now().Add(r.within))
 	}
 	r.ResponseWriter.WriteHeader(status)
+}
+
+// fits says whether an answer is too small to block: socket buffers take it.
+func fits(h http.Header) bool {
+	const buffered = 16 << 10
+	n, err := strconv.ParseUint(h.Get("Content-Length"), 10, 63)
+	return err == nil && n <= buffered
 }
 
 // bound sets the deadline of writes; a connection that has none is left without.
