@@ -1,0 +1,169 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/tollgate-proxy/tollgate/internal/stack"
+)
+
+const languages = "/api/v1/nlp/languages"
+
+// fault tells a Python service to misbehave; "" ends it.
+func (s *system) fault(t *testing.T, service, fault string) {
+	t.Helper()
+	a := ask{base: s.URL(stack.Endpoint(service)), path: "/fault", method: http.MethodDelete}
+	if fault != "" {
+		a.method, a.body = http.MethodPost, fault
+	}
+	s.want(t, http.StatusOK, a)
+}
+
+// testPythonFaults: each way in which a service can fail, as the client sees it.
+func testPythonFaults(t *testing.T, s *system) {
+	_, token := s.user(t, "admin")
+	call := ask{path: languages, token: token}
+	recovers := func(t *testing.T) {
+		t.Helper()
+		s.fault(t, "nlp", "")
+		await(t, "the service to be served again", func() error { return wrong(s.do(t, call).status, http.StatusOK) })
+	}
+	t.Run("hangs", func(t *testing.T) {
+		timeouts := func() float64 {
+			return s.pyproxyMetric(t, "tollgate_pyproxy_attempts_total", `route="nlp.languages"`, `outcome="timeout"`)
+		}
+		before := timeouts()
+		s.fault(t, "nlp", `{"hang":true}`)
+		s.refused(t, http.StatusGatewayTimeout, "upstream_timeout", call)
+		if timeouts() == before {
+			t.Error("no attempt was counted as timed out")
+		}
+		recovers(t)
+	})
+	t.Run("answers garbage", func(t *testing.T) {
+		s.fault(t, "nlp", `{"garbage":true}`)
+		a := s.want(t, http.StatusOK, call) // bytes are the service's business, but they arrive as they are
+		if !strings.HasPrefix(string(a.body), "\x00\xff{\"price\"") {
+			t.Errorf("body %q", excerpt(a.body))
+		}
+		recovers(t)
+	})
+	t.Run("closes mid-body", func(t *testing.T) {
+		broken := func() float64 {
+			return s.pyproxyMetric(t, "tollgate_pyproxy_attempts_total", `route="nlp.languages"`, `outcome="body"`)
+		}
+		before := broken()
+		for _, http2 := range []bool{false, true} {
+			s.fault(t, "nlp", `{"close_mid_body":true}`)
+			call := call
+			call.http2 = http2
+			a, err := s.try(call)
+			if err == nil && a.status == http.StatusOK {
+				t.Errorf("a truncated answer looks whole (HTTP/2: %t): %s", http2, excerpt(a.body))
+			}
+		}
+		if broken() == before {
+			t.Error("no attempt was counted as broken within its body")
+		}
+		recovers(t)
+	})
+	t.Run("errors", func(t *testing.T) {
+		s.fault(t, "nlp", `{"error_rate":1,"status":500,"requests":1}`)
+		a := s.do(t, call) // 500 is not worth a retry: the service's own words arrive
+		if err := a.problem(http.StatusInternalServerError, "injected_fault"); err != nil {
+			t.Errorf("%v: %s", err, excerpt(a.body))
+		}
+		s.fault(t, "nlp", `{"error_rate":1,"status":503,"requests":1}`)
+		s.want(t, http.StatusOK, call) // 503 is, and a GET may be repeated
+		recovers(t)
+	})
+	t.Run("circuit", func(t *testing.T) { testCircuit(t, s, token) })
+	t.Run("protocol", func(t *testing.T) { testRogue(t, s, token) })
+}
+
+// testCircuit: a service that keeps failing is left alone, its clients are told
+// so at once, and it is served again without anybody's doing.
+func testCircuit(t *testing.T, s *system, token string) {
+	call := ask{path: "/api/v1/data/aggregate", token: token, body: `{"interval_ms":60000,"trades":[{"symbol":"A","timestamp_ms":0,"price":1.0,"quantity":1.0}]}`}
+	s.want(t, http.StatusOK, call)
+	s.fault(t, "data", `{"error_rate":1,"status":500}`)
+	opened := func() (row int, last answer) {
+		for range 400 {
+			last = s.do(t, call)
+			if last.problem(http.StatusServiceUnavailable, "circuit_open") != nil {
+				row = 0
+				if err := last.problem(http.StatusInternalServerError, "injected_fault"); err != nil {
+					t.Fatalf("%v: %s", err, excerpt(last.body))
+				}
+				continue
+			}
+			if row++; row == 10 { // both pyproxy
+				break
+			}
+		}
+		return row, last
+	}
+	row, last := opened()
+	if row < 10 {
+		t.Fatalf("the circuit is not open: %d %s", last.status, excerpt(last.body))
+	}
+	if wait, err := strconv.Atoi(last.header.Get("Retry-After")); err != nil || wait < 1 {
+		t.Errorf("retry-after %q", last.header.Get("Retry-After"))
+	}
+	transitions := func(to string) float64 {
+		return s.pyproxyMetric(t, "tollgate_pyproxy_breaker_transitions_total", `upstream="data"`, `to="`+to+`"`)
+	}
+	if transitions("open") < 2 {
+		t.Errorf("%v circuits opened", transitions("open"))
+	}
+	// Other services are served meanwhile.
+	s.want(t, http.StatusOK, ask{path: languages, token: token})
+	s.fault(t, "data", "")
+	await(t, "the circuits to close", func() error {
+		for range 10 {
+			if a := s.do(t, call); a.status != http.StatusOK {
+				return wrong(a.status, http.StatusOK)
+			}
+		}
+		if n := s.pyproxyMetric(t, "tollgate_pyproxy_breaker_state", `upstream="data"`); n != 0 {
+			return fmt.Errorf("the states add up to %v", n)
+		}
+		return nil
+	})
+	if transitions("closed") < 2 {
+		t.Errorf("%v circuits closed", transitions("closed"))
+	}
+}
+
+// testRogue: what a service says that is no HTTP never looks like an answer.
+func testRogue(t *testing.T, s *system, token string) {
+	for way, want := range map[string]int{
+		"hang": 504, "stall": 0, "reset": 502, "garbage": 502, "silent": 502, "cut": 0, "cut-chunked": 0, "bad-chunk": 0, "two-lengths": 502, "huge-header": 502,
+	} {
+		t.Run(way, func(t *testing.T) {
+			for _, http2 := range []bool{false, true} {
+				a, err := s.try(ask{path: "/api/v1/data/e2e/" + way, token: token, body: "{}", http2: http2})
+				if want == 0 { // the headers had gone out already
+					if err == nil && a.status == http.StatusOK {
+						t.Errorf("half an answer looks whole (HTTP/2: %t): %s", http2, excerpt(a.body))
+					}
+					if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !strings.Contains(err.Error(), "stream error") && !strings.Contains(err.Error(), "EOF") {
+						t.Errorf("%v", err)
+					}
+					continue
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := a.problem(want, ""); err != nil {
+					t.Errorf("%v: %s", err, excerpt(a.body))
+				}
+			}
+		})
+	}
+}
