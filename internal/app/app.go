@@ -17,6 +17,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os/signal"
 	"runtime/debug"
 	"slices"
@@ -189,6 +190,9 @@ func serve[C any](ctx context.Context, p Process[C], cfg C, file string, environ
 		log.Error("cannot start", "error", err)
 		return 1
 	}
+	// What libraries say to the standard logger is about single broken connections.
+	slog.SetLogLoggerLevel(slog.LevelDebug)
+	slog.SetDefault(log)
 	otel.SetErrorHandler(newExportErrors(log, time.Now))
 	rt := &Runtime{
 		Name: p.Name, Version: Version(), ConfigFile: file, Environ: environ,
