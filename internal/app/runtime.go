@@ -112,9 +112,10 @@ func (rt *Runtime) start(ctx context.Context) {
 		w := newFileWatch(rt.watched, os.ReadFile)
 		rt.Background("file watch", func(ctx context.Context) error { return w.run(ctx, time.Second, rt.Reload) })
 	}
-	if len(rt.reloads) > 0 {
-		rt.Background("reload signal", rt.reloadOnSignal)
-	}
+	// Always, and from now on: an unhandled SIGHUP would end the process.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	rt.Background("reload signal", func(ctx context.Context) error { return rt.reloadOnSignal(ctx, hup) })
 	for _, b := range rt.background {
 		rt.running.Go(func() {
 			if err := b.run(work); err != nil && work.Err() == nil {
@@ -248,9 +249,7 @@ func (rt *Runtime) Reload(ctx context.Context) error {
 }
 
 // reloadOnSignal reloads at each SIGHUP.
-func (rt *Runtime) reloadOnSignal(ctx context.Context) error {
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
+func (rt *Runtime) reloadOnSignal(ctx context.Context, hup chan os.Signal) error {
 	defer signal.Stop(hup)
 	for {
 		select {
