@@ -18,6 +18,10 @@ import (
 
 // encodeMMDB writes a file with 24-bit records. A record is a map; see encodeValue.
 func encodeMMDB(version int, built uint64, networks map[string]map[string]any) []byte {
+	return encodeDescribed(version, built, map[string]any{"en": "for tests"}, networks)
+}
+
+func encodeDescribed(version int, built uint64, description map[string]any, networks map[string]map[string]any) []byte {
 	type node [2]int // 0: nothing; above 0: a node; below 0: minus one, an index of records
 	nodes := []node{{}}
 	var data bytes.Buffer
@@ -62,7 +66,7 @@ func encodeMMDB(version int, built uint64, networks map[string]map[string]any) [
 	file.WriteString("\xab\xcd\xefMaxMind.com")
 	file.Write(encodeValue(map[string]any{
 		"binary_format_major_version": uint16(2), "binary_format_minor_version": uint16(0),
-		"build_epoch": built, "database_type": "Test", "description": map[string]any{"en": "for tests"},
+		"build_epoch": built, "database_type": "Test", "description": description,
 		"ip_version": uint16(version), "languages": []any{"en"},
 		"node_count": uint32(len(nodes)), "record_size": uint16(24),
 	}))
@@ -150,6 +154,19 @@ func systems() []byte {
 		"198.51.100.0/24": {"autonomous_system_number": uint32(asNY)},
 		"2001:db8:1::/48": {"autonomous_system_number": uint32(asSydney)},
 	})
+}
+
+// countries is an excerpt of real data in the real layout, without a description; see testdata/README.md.
+func countries() []byte {
+	networks := map[string]map[string]any{}
+	for prefix, code := range map[string]string{
+		"193.0.0.0/20": "NL", "133.0.0.0/8": "JP", "200.160.0.0/15": "BR", "196.216.2.0/23": "ZA", "202.12.29.0/24": "AU",
+		"199.43.0.0/24": "US", "130.83.0.0/16": "DE", "129.132.0.0/16": "CH", "131.111.0.0/16": "GB", "18.0.0.0/11": "US",
+		"2001:67c:2e8::/48": "NL", "2001:dc0::/31": "AU", "2001:13c7:7002::/48": "UY", "2001:500:4::/48": "US",
+	} {
+		networks[prefix] = map[string]any{"country_code": code}
+	}
+	return encodeDescribed(6, 1_781_725_900, map[string]any{}, networks)
 }
 
 func writeFile(t testing.TB, name string, data []byte) string {

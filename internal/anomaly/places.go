@@ -130,13 +130,24 @@ func (p *Places) load(d *database) error {
 	}
 	reader, err := maxminddb.OpenBytes(data)
 	if err == nil {
-		err = reader.Verify()
+		err = walk(reader)
 	}
 	if err != nil {
 		return fmt.Errorf("database of places %s: %w", d.path, err)
 	}
 	d.reader.Store(reader)
 	p.built.WithLabelValues(filepath.Base(d.path)).Set(float64(reader.Metadata.BuildEpoch))
+	return nil
+}
+
+// walk follows the whole tree, so that a damaged file is refused rather than found out by a look-up. The library's own
+// verification also refuses files that merely lack a description, as some publishers' do.
+func walk(reader *maxminddb.Reader) error {
+	for result := range reader.Networks() {
+		if err := result.Err(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

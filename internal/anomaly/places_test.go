@@ -22,7 +22,7 @@ var update = flag.Bool("update", false, "write testdata afresh")
 
 // The files in testdata are what their generator in mmdb_test.go makes.
 func TestTestdata(t *testing.T) {
-	for name, data := range map[string][]byte{"cities.mmdb": cities(), "systems.mmdb": systems()} {
+	for name, data := range map[string][]byte{"cities.mmdb": cities(), "systems.mmdb": systems(), "countries.mmdb": countries()} {
 		path := filepath.Join("testdata", name)
 		if *update {
 			if err := os.WriteFile(path, data, 0o644); err != nil {
@@ -62,6 +62,8 @@ func TestPlace(t *testing.T) {
 	flatFile.Databases = []config.Path{config.Path(flat)}
 	both := testPlaces()
 	both.Databases = append([]config.Path{config.Path(flat)}, both.Databases...)
+	realFile := testPlaces()
+	realFile.Databases = []config.Path{"testdata/countries.mmdb"}
 	for name, c := range map[string]struct {
 		config  PlacesConfig
 		address string
@@ -79,6 +81,9 @@ func TestPlace(t *testing.T) {
 		"IPv6 in a file of IPv4":        {flatFile, sydney, Place{}},
 		"the first that knows decides":  {both, berlin2, Place{"AT", 64500, true, 52.52, 13.405, 20}},
 		"the next fills in what is not": {both, newYork, Place{"US", asNY, true, 40.7128, -74.006, 20}},
+		"real data: RIPE NCC":           {realFile, "193.0.6.139", Place{Country: "NL"}},
+		"real data: LACNIC":             {realFile, "2001:13c7:7002:3000::11", Place{Country: "UY"}},
+		"real data: not in it":          {realFile, "8.8.8.8", Place{}},
 		"no file":                       {PlacesConfig{}, berlin, Place{}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/maphash"
 	"log/slog"
+	"math/bits"
 	"net/netip"
 	"strings"
 	"sync"
@@ -18,7 +19,8 @@ import (
 type Sighting struct {
 	// User is the token's subject, Session its sid or jti.
 	User, Session string
-	// Token is a SHA-256 of the token.
+	// Token is a SHA-256 of the token, or of its signing input: it stands for User and Session, too. Where it is zero
+	// those are compared instead.
 	Token   [32]byte
 	Address netip.Addr
 	// Agent is the User-Agent header, Device the device_id claim; each may be empty.
@@ -76,17 +78,18 @@ const (
 
 type watchShard struct {
 	mu      sync.RWMutex
-	entries map[watchKey]*entry
+	entries map[uint64]*entry
 }
 
-// watchKey is a token, and a seeded hash of everything else that is compared.
+// watchKey is a seeded hash of everything that is compared, and the token, which is compared itself as well.
 type watchKey struct {
+	hash  uint64
 	token [16]byte
-	rest  uint64
 }
 
 // entry is what is known of a token at an address with an agent and a device.
 type entry struct {
+	token      [16]byte
 	assessment atomic.Pointer[Assessment] // nil until it was judged
 	due        atomic.Int64               // Unix nanoseconds: when it is judged again
 	judging    atomic.Bool
@@ -130,28 +133,33 @@ func NewWatch(c Config, o Options) (*Watch, error) {
 		most: max(c.Tracked/watchShards, 1), queue: make(chan job, queueLength),
 	}
 	for i := range w.shards {
-		w.shards[i].entries = map[watchKey]*entry{}
+		w.shards[i].entries = map[uint64]*entry{}
 	}
 	w.metrics = newWatchMetrics(w)
 	return w, register(o.Metrics, w.metrics.collectors()...)
 }
 
 func (w *Watch) key(s *Sighting) watchKey {
-	var h maphash.Hash
-	h.SetSeed(w.seed)
+	var known [32]byte
 	address := s.Address.As16()
-	_, _ = h.Write(address[:])
-	_, _ = h.WriteString(s.User)
-	_ = h.WriteByte(0)
-	_, _ = h.WriteString(s.Session)
-	_ = h.WriteByte(0)
-	_, _ = h.WriteString(s.Device)
-	_ = h.WriteByte(0)
-	_, _ = h.WriteString(s.Agent)
-	return watchKey{token: [16]byte(s.Token[:16]), rest: h.Sum64()}
+	copy(known[:16], address[:])
+	copy(known[16:], s.Token[:16])
+	k := watchKey{token: [16]byte(s.Token[:16]), hash: maphash.Bytes(w.seed, known[:])}
+	k.mix(maphash.String(w.seed, s.Agent))
+	k.mix(maphash.String(w.seed, s.Device))
+	if k.token == [16]byte{} { // else the token says whose it is
+		k.mix(maphash.String(w.seed, s.User))
+		k.mix(maphash.String(w.seed, s.Session))
+	}
+	return k
 }
 
-func (w *Watch) shard(k watchKey) *watchShard { return &w.shards[k.rest%watchShards] }
+// mix adds the hash of a field, so that no two fields can be exchanged.
+func (k *watchKey) mix(field uint64) {
+	k.hash = bits.RotateLeft64(k.hash*0x9e3779b97f4a7c15, 23) ^ field
+}
+
+func (w *Watch) shard(k watchKey) *watchShard { return &w.shards[k.hash%watchShards] }
 
 // Observe returns the assessment of a request. For one like the last it neither waits nor allocates. The strings of s
 // are not kept. A sighting without a user is passed over.
@@ -162,9 +170,9 @@ func (w *Watch) Observe(ctx context.Context, s *Sighting) Assessment {
 	k := w.key(s)
 	shard := w.shard(k)
 	shard.mu.RLock()
-	e := shard.entries[k]
+	e := shard.entries[k.hash]
 	shard.mu.RUnlock()
-	if e == nil {
+	if e == nil || e.token != k.token {
 		e = w.meet(shard, k)
 	}
 	if s.At.UnixNano() >= e.due.Load() && e.judging.CompareAndSwap(false, true) && !w.enqueue(s, e) {
@@ -181,21 +189,22 @@ func (w *Watch) Observe(ctx context.Context, s *Sighting) Assessment {
 func (w *Watch) meet(shard *watchShard, k watchKey) *entry {
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
-	if e := shard.entries[k]; e != nil {
+	e := shard.entries[k.hash]
+	if e != nil && e.token == k.token {
 		return e
 	}
-	if len(shard.entries) >= w.most {
+	if e == nil && len(shard.entries) >= w.most {
 		shard.evict()
 	}
-	e := &entry{first: make(chan struct{})}
-	shard.entries[k] = e
+	e = &entry{token: k.token, first: make(chan struct{})}
+	shard.entries[k.hash] = e
 	return e
 }
 
 // evict forgets, of a few, the entry that is due first: it was not judged for longest.
 func (s *watchShard) evict() {
 	const few = 8
-	var stalest watchKey
+	var stalest uint64
 	due, seen := int64(0), 0
 	for k, e := range s.entries {
 		if d := e.due.Load(); seen == 0 || d < due {

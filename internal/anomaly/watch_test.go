@@ -236,8 +236,8 @@ func TestObserveAsksOnlyWhereSomethingChanged(t *testing.T) {
 		"agent":   func(s *Sighting) { s.Agent = "curl/8" },
 		"device":  func(s *Sighting) { s.Device = "tablet" },
 		"token":   token("t2"),
-		"user":    func(s *Sighting) { s.User = "bob" },
-		"session": func(s *Sighting) { s.Session = "s2" },
+		"user":    func(s *Sighting) { s.User, s.Token = "bob", [32]byte{} },
+		"session": func(s *Sighting) { s.Session, s.Token = "s2", [32]byte{} },
 	} {
 		before := w.store.calls.Load()
 		w.Observe(t.Context(), sighting(2*time.Minute, berlin, change))
@@ -532,6 +532,17 @@ func TestEndpoint(t *testing.T) {
 	}
 }
 
+// Two tokens whose hashes collide are two tokens.
+func TestCollision(t *testing.T) {
+	w := newWatch(t, NewMemory(), nil)
+	shard := w.shard(watchKey{})
+	a := w.meet(shard, watchKey{token: [16]byte{1}})
+	b := w.meet(shard, watchKey{token: [16]byte{2}})
+	if a == b || w.meet(shard, watchKey{token: [16]byte{2}}) != b || w.len() != 1 {
+		t.Error("one of them, or both kept")
+	}
+}
+
 func TestObserveDoesNotAllocate(t *testing.T) {
 	w := newWatch(t, NewMemory(), nil)
 	s := sighting(0, berlin)
@@ -548,12 +559,31 @@ func BenchmarkObserveSteady(b *testing.B) {
 	w.Observe(b.Context(), s)
 	ctx := b.Context()
 	b.ReportAllocs()
-	b.RunParallel(func(pb *testing.PB) {
-		mine := *s
-		for pb.Next() {
-			w.Observe(ctx, &mine)
+	for b.Loop() {
+		w.Observe(ctx, s)
+	}
+}
+
+func BenchmarkObserveAmongMany(b *testing.B) {
+	w := newWatch(b, NewMemory(), func(c *Config) { c.Wait = 0 })
+	sightings := make([]*Sighting, 10_000)
+	for i := range sightings {
+		n := strconv.Itoa(i)
+		sightings[i] = sighting(0, berlin, token(n), func(s *Sighting) { s.User = "user-" + n })
+	}
+	ctx := b.Context()
+	eventually(b, "all are judged", func() bool {
+		for _, s := range sightings {
+			w.Observe(ctx, s)
 		}
+		return w.counted(clean) == float64(len(sightings))
 	})
+	i := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		w.Observe(ctx, sightings[i%len(sightings)])
+		i++
+	}
 }
 
 func BenchmarkJudge(b *testing.B) {
