@@ -6,7 +6,8 @@ set -euo pipefail
 profile=$1 floor=$2
 # Lines are file:from,to statements count. The same block may appear once per test binary: covered if any covered it.
 awk -v floor="$floor" '
-  $1 ~ /\/internal\// {
+  # Packages whose name ends in test are parts of tests.
+  $1 ~ /\/internal\// && $1 !~ /test\/[^\/]*$/ {
     statements[$1] = $2
     if ($3 > 0) covered[$1] = 1
   }
