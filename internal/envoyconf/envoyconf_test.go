@@ -140,6 +140,7 @@ func TestRenderRefusesAConfigurationWithoutTheParts(t *testing.T) {
 		{"no listener", `{}`, "no listener", Options{Listener: "a:1"}},
 		{"no manager", `static_resources: {listeners: [{name: a}]}`, "no HTTP connection manager", Options{AccessLog: "/x"}},
 		{"no access log", bareManager, "no file access log", Options{AccessLog: "/x"}},
+		{"no ratelimit filter", bareManager, "no ratelimit filter", Options{OneCall: true}},
 		{"no tracing", bareManager, "no tracing section", Options{TraceCollector: "a:1"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

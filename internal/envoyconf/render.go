@@ -18,6 +18,7 @@ import (
 	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	filev3 "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	ratelimitv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/ratelimit/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"go.yaml.in/yaml/v3"
@@ -57,6 +58,8 @@ type Options struct {
 	// recorded and sent to it. With no collector nothing is recorded.
 	TraceCollector string
 	TraceSampling  float64
+	// OneCall removes the ratelimit filter and its cluster: authz decides the limits too (limits.in_authz).
+	OneCall bool
 	// AccessLog is the path of the access log file, which Envoy creates.
 	AccessLog string
 }
@@ -73,6 +76,10 @@ func Render(b *bootstrapv3.Bootstrap, o Options) (*bootstrapv3.Bootstrap, error)
 			clusters = make(map[string][]Endpoint, 1)
 		}
 		clusters[ClusterCollector] = []Endpoint{{Address: o.TraceCollector}}
+	}
+	if o.OneCall {
+		delete(clusters, ClusterRateLimit)
+		removeCluster(out, ClusterRateLimit)
 	}
 	for name, endpoints := range clusters {
 		if err := renderCluster(out, name, endpoints); err != nil {
@@ -169,6 +176,10 @@ func renderCluster(b *bootstrapv3.Bootstrap, name string, endpoints []Endpoint) 
 	return nil
 }
 
+func removeCluster(b *bootstrapv3.Bootstrap, name string) {
+	b.StaticResources.Clusters = slices.DeleteFunc(b.GetStaticResources().GetClusters(), func(c *clusterv3.Cluster) bool { return c.GetName() == name })
+}
+
 func renderListener(b *bootstrapv3.Bootstrap, o Options) error {
 	if o.TraceCollector == "" && o.TraceSampling != 0 {
 		return fmt.Errorf("trace sampling %v without a collector", o.TraceSampling)
@@ -184,7 +195,7 @@ func renderListener(b *bootstrapv3.Bootstrap, o Options) error {
 		}
 		listeners[0].Address = address
 	}
-	if o.AccessLog == "" && o.TraceCollector == "" {
+	if o.AccessLog == "" && o.TraceCollector == "" && !o.OneCall {
 		return nil
 	}
 	changed := 0
@@ -219,6 +230,15 @@ func renderManager(filter *listenerv3.Filter, o Options) error {
 			return fmt.Errorf("trace sampling %v is not a percentage from 0 to 100", o.TraceSampling)
 		}
 		manager.Tracing.RandomSampling = &typev3.Percent{Value: o.TraceSampling}
+	}
+	if o.OneCall {
+		filters := len(manager.GetHttpFilters())
+		manager.HttpFilters = slices.DeleteFunc(manager.GetHttpFilters(), func(f *hcmv3.HttpFilter) bool {
+			return f.GetTypedConfig().MessageIs((*ratelimitv3.RateLimit)(nil))
+		})
+		if len(manager.GetHttpFilters()) == filters {
+			return errors.New("the configuration has no ratelimit filter to remove")
+		}
 	}
 	if o.AccessLog != "" {
 		found := false
