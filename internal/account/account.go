@@ -185,3 +185,8 @@ func writeError(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	writeProblem(w, r, p)
 }
+
+// forbidden refuses a caller who is known.
+func forbidden(detail string) error {
+	return problem.New(http.StatusForbidden, "role_required", detail)
+}

@@ -2,19 +2,27 @@ package account
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	jose "github.com/go-jose/go-jose/v4"
+	"github.com/redis/go-redis/v9"
+
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/config"
 	"github.com/tollgate-proxy/tollgate/internal/credential"
-	"github.com/tollgate-proxy/tollgate/internal/redistest"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
 	"github.com/tollgate-proxy/tollgate/internal/session"
 )
@@ -25,6 +33,8 @@ type system struct {
 	t        *testing.T
 	verifier *authn.Verifier
 	minter   *authn.Minter
+	provider *provider
+	client   *redis.Client
 	store    *revocation.Store
 	manager  *session.Manager
 	audit    *recorder
@@ -40,16 +50,20 @@ func newSystem(t *testing.T, addr string, limits func(*session.Config), parts fu
 	s := &system{t: t, audit: &recorder{}, now: time.Now().Truncate(time.Second)}
 	now := func() time.Time { return s.now }
 	key := filepath.Join(t.TempDir(), "key.pem")
+	s.provider = newProvider(t)
 	var err error
 	if s.minter, err = authn.NewMinter(key); err != nil {
 		t.Fatal(err)
 	}
 	tokens := authn.Default()
 	tokens.Development.KeyFile = config.Path(key)
+	tokens.Issuers = []authn.IssuerConfig{s.provider.config}
 	if s.verifier, err = authn.New(tokens, authn.Options{Development: true, Now: now}); err != nil {
 		t.Fatal(err)
 	}
-	client := redistest.Client(t, addr)
+	client := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1, DialerRetries: 1})
+	t.Cleanup(func() { _ = client.Close() })
+	s.client = client
 	if s.store, err = revocation.NewStore(client, nil, revocation.Options{Now: now}); err != nil {
 		t.Fatal(err)
 	}
@@ -158,4 +172,67 @@ func (s *system) want(status int, out any, method, target, bearer, body string, 
 		}
 	}
 	return text
+}
+
+// provider is an identity provider with a key of its own.
+type provider struct {
+	t      *testing.T
+	key    *ecdsa.PrivateKey
+	config authn.IssuerConfig
+}
+
+const providerURL = "https://idp.test"
+
+func newProvider(t *testing.T) *provider {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "idp.pem")
+	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return &provider{t, key, authn.IssuerConfig{
+		Name: "idp", Issuer: providerURL, Algorithms: []string{"ES256"}, Audiences: []string{"api"},
+		Keys: authn.KeysConfig{PEMFile: config.Path(file)},
+	}}
+}
+
+// sign makes a token of a type; "" leaves it out.
+func (p *provider) sign(typ string, claims map[string]any) string {
+	p.t.Helper()
+	o := &jose.SignerOptions{}
+	if typ != "" {
+		o.WithType(jose.ContentType(typ))
+	}
+	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: p.key}, o)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	body, err := json.Marshal(claims)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	jws, err := signer.Sign(body)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	token, err := jws.CompactSerialize()
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return token
+}
+
+// access is an access token of the provider, issued at the system's time.
+func (s *system) access(user, sid string) string {
+	return s.provider.sign("JWT", map[string]any{
+		"iss": providerURL, "aud": "api", "sub": user, "sid": sid, "jti": rand.Text(),
+		"iat": s.now.Unix(), "exp": s.now.Add(time.Hour).Unix(),
+	})
 }

@@ -192,14 +192,23 @@ func (t *Tokens) revokeToken(ctx context.Context, token string, event *Event) (r
 	case errors.Is(err, ErrTokenExpired):
 		event.Target = "expired token"
 		return revokeAnswer{Revoked: revocation.KindToken.String(), Expired: true}, nil
+	case isUnavailable(err):
+		event.Target = "unverifiable token"
+		return revokeAnswer{}, problem.New(http.StatusServiceUnavailable, "dependency_unavailable",
+			"The token cannot be verified at the moment, so nothing was revoked. Repeat the call.")
 	case err != nil:
 		event.Target = "unverifiable token"
 		return revokeAnswer{}, problem.New(http.StatusUnprocessableEntity, "token_invalid",
 			"The token does not verify here, so nothing was revoked. Name it by iss and jti, or its session or user.")
 	}
-	event.Target = fmt.Sprintf("token %s of %s", hex.EncodeToString(inspected.Digest[:8]), describe(inspected.Subject, inspected.Issuer))
+	event.Target = nameToken(&inspected)
 	receipt, err := t.Revoker.Revoke(ctx, inspected.Revocations()...)
 	return answerOf(revocation.KindToken, receipt), err
+}
+
+// nameToken names a token for the audit trail, by the head of its digest.
+func nameToken(t *revocation.Token) string {
+	return fmt.Sprintf("token %s of %s", hex.EncodeToString(t.Digest[:8]), describe(t.Subject, t.Issuer))
 }
 
 // emergencyRequest is the body of POST /v1/users/{user}/revoke.
