@@ -90,6 +90,12 @@ bench: build redis ## CPU per request of each server, beside one that does nothi
 fmt: $(GOLANGCI) ## format the Go sources
 	@$(GOLANGCI) fmt
 
+# The reference pages come from the configuration's types, the files for Compose and Kubernetes from config/ and envoy/.
+.PHONY: generate
+generate: $(ENVOY) ## rewrite what is derived from other files; tests say when it is due
+	@$(GO) test ./cmd/authz ./cmd/ratelimit ./cmd/pyproxy -run TestConfiguration -update
+	@$(GO) test ./internal/deploy -run 'Derived|Shipped' -update
+
 # ---- what the above need ----
 
 .PHONY: tools
