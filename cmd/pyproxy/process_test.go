@@ -37,7 +37,7 @@ http: {listen: %q}
 operations: {listen: %q}
 redis: {mode: embedded}
 shutdown: {drain_delay: 0s}
-management: {clients: [{name: op, secret_sha256: %s, roles: [operator, service]}]}
+management: {clients: [{name: op, secret_sha256: %s, roles: [operator]}]}
 upstreams: [{name: s, addresses: [%q]}]
 routes: [{name: r, upstream: s, method: GET, path: /x, cache: {ttl: 1m}}]
 `, public, operations, hex.EncodeToString(sum[:]), strings.TrimPrefix(service.URL, "http://"))

@@ -24,9 +24,12 @@ func circuit(ctx context.Context, g *guide) (err error) {
 	if err != nil {
 		return err
 	}
-	request := detect()
-	request.token, request.as = token, user
-	if _, err := g.show(ctx, request, http.StatusOK); err != nil {
+	request := func() call {
+		c := detect()
+		c.token, c.as = token, user
+		return c
+	}
+	if _, err := g.show(ctx, request(), http.StatusOK); err != nil {
 		return err
 	}
 	if err := g.target.Parts.KillPart(victim); err != nil {
@@ -55,11 +58,11 @@ func circuit(ctx context.Context, g *guide) (err error) {
 }
 
 // open asks until the circuit answers every time.
-func open(ctx context.Context, g *guide, request call) error {
+func open(ctx context.Context, g *guide, request func() call) error {
 	row, failed := 0, 0
 	fastest := time.Hour
 	for sent := 1; ; sent++ {
-		a, err := g.ask(ctx, request)
+		a, err := g.ask(ctx, request())
 		if err != nil {
 			return err
 		}
@@ -84,7 +87,7 @@ func open(ctx context.Context, g *guide, request call) error {
 		}
 	}
 	g.paper.notef("%d requests failed, then the circuit opened:", failed)
-	a, err := g.show(ctx, request, http.StatusServiceUnavailable, "Retry-After")
+	a, err := g.show(ctx, request(), http.StatusServiceUnavailable, "Retry-After")
 	if err != nil {
 		return err
 	}
@@ -100,7 +103,7 @@ func open(ctx context.Context, g *guide, request call) error {
 }
 
 // closes waits until the service answers every time.
-func closes(ctx context.Context, g *guide, request call) error {
+func closes(ctx context.Context, g *guide, request func() call) error {
 	begin := time.Now()
 	row := 0
 	var last answer
@@ -108,7 +111,7 @@ func closes(ctx context.Context, g *guide, request call) error {
 		var err error
 		// While it answers there is no reason to pause.
 		for row < inARow {
-			if last, err = g.ask(ctx, request); err != nil {
+			if last, err = g.ask(ctx, request()); err != nil {
 				return false, err
 			}
 			if last.status != http.StatusOK {

@@ -1,6 +1,10 @@
 package tour
 
-import "net/http"
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+)
 
 // predict asks the ml service for a price an hour ahead.
 func predict() call {
@@ -18,11 +22,13 @@ func predict() call {
 	}
 }
 
-// detect asks the nlp service for a text's language.
+// detect asks the nlp service for a text's language: each time of another text,
+// since pyproxy keeps answers, and would give one of before for a service that is
+// dead.
 func detect() call {
 	return call{
 		method: http.MethodPost,
 		path:   "/api/v1/nlp/detect",
-		body:   map[string]any{"text": "Wo ist der Bahnhof, bitte?"},
+		body:   map[string]any{"text": fmt.Sprintf("Wo ist der Bahnhof, bitte, und wo Gleis %d?", rand.Uint32())}, //nolint:gosec // makes texts differ, guards nothing
 	}
 }
