@@ -1,7 +1,10 @@
 // Package credential authenticates the callers of management endpoints: static
-// clients, each with a hashed secret and roles.
+// clients, each with roles and either a hashed secret or a certificate, and
+// holders of tokens that somebody else verifies.
 //
-// A caller presents its secret as "Authorization: Bearer SECRET", or with HTTP
+// A certificate counts where the TLS handshake verified it and the request has
+// no Authorization header: what stands there decides alone. A caller with a
+// secret presents its secret as "Authorization: Bearer SECRET", or with HTTP
 // Basic as NAME:SECRET. The configuration holds only the SHA-256 of a secret, so
 // a secret must be random (at least 128 bits; `openssl rand -hex 32`): a hash
 // without stretching protects no password. Comparison takes the same time
@@ -13,6 +16,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -37,6 +41,9 @@ type Client struct {
 	Name         string   `yaml:"name" doc:"Name of the caller, as the audit trail shows it."`
 	SecretSHA256 string   `yaml:"secret_sha256" doc:"SHA-256 of the caller's random secret, in hexadecimal (printf %s SECRET | sha256sum)."`
 	Roles        []string `yaml:"roles" doc:"What the caller may do: admin, operator, service."`
+
+	CertificateSHA256 string `yaml:"certificate_sha256" doc:"Instead of a secret: SHA-256 of the caller's client certificate, in hexadecimal (openssl x509 -fingerprint -sha256, without colons)."`
+	CertificateSAN    string `yaml:"certificate_san" doc:"Instead of a secret: a subject alternative name of the caller's client certificate, a DNS name or a URI such as spiffe://example.com/login, compared whole."`
 }
 
 // Validate checks the client.
@@ -44,8 +51,13 @@ func (c Client) Validate(r *config.Report) {
 	if c.Name == "" || strings.ContainsAny(c.Name, ": \t\r\n") {
 		r.Fault("name", c.Name, "a name without spaces and colons")
 	}
-	if b, err := hex.DecodeString(c.SecretSHA256); err != nil || len(b) != sha256.Size {
+	if n := c.credentials(); n > 1 {
+		r.Fault("", nil, "one of secret_sha256, certificate_sha256 and certificate_san")
+	} else if _, err := digest(c.SecretSHA256); n == 0 || c.SecretSHA256 != "" && err != nil {
 		r.Fault("secret_sha256", config.NewSecret(c.SecretSHA256), "64 hexadecimal digits")
+	}
+	if _, err := digest(c.CertificateSHA256); c.CertificateSHA256 != "" && err != nil {
+		r.Fault("certificate_sha256", c.CertificateSHA256, "64 hexadecimal digits")
 	}
 	if len(c.Roles) == 0 {
 		r.Fault("roles", "", "at least one of "+strings.Join(roles, ", "))
@@ -55,6 +67,25 @@ func (c Client) Validate(r *config.Report) {
 			r.Fault(fmt.Sprintf("roles[%d]", i), role, "one of "+strings.Join(roles, ", "))
 		}
 	}
+}
+
+// credentials counts what the client can be known by.
+func (c Client) credentials() int {
+	n := 0
+	for _, s := range []string{c.SecretSHA256, c.CertificateSHA256, c.CertificateSAN} {
+		if s != "" {
+			n++
+		}
+	}
+	return n
+}
+
+func digest(s string) ([sha256.Size]byte, error) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != sha256.Size {
+		return [sha256.Size]byte{}, errors.New("must be 64 hexadecimal digits")
+	}
+	return [sha256.Size]byte(b), nil
 }
 
 // Caller is who called.
@@ -68,43 +99,75 @@ func (c Caller) Has(role string) bool {
 	return slices.Contains(c.Roles, role) || slices.Contains(c.Roles, Admin)
 }
 
+// Tokens says whose a Bearer token is that is no client's secret. It must be
+// safe for concurrent use.
+type Tokens interface {
+	Caller(ctx context.Context, token string) (Caller, bool)
+}
+
 // Authenticator knows the clients. It is immutable.
 type Authenticator struct {
 	clients []client
+	tokens  Tokens
 }
 
 type client struct {
 	caller Caller
-	hash   [sha256.Size]byte
+	// secret and certificate are what the client is known by, nil where it is not.
+	secret, certificate *[sha256.Size]byte
+	san                 string
 }
 
-// New makes an authenticator. Names and secrets must be unique.
+// New makes an authenticator. Names and credentials must be unique.
 func New(clients []Client) (*Authenticator, error) {
 	a := &Authenticator{}
+	seen := map[any]bool{}
 	for i, c := range clients {
-		b, err := hex.DecodeString(c.SecretSHA256)
-		if err != nil || len(b) != sha256.Size {
-			return nil, fmt.Errorf("clients[%d] %q: secret_sha256 must be 64 hexadecimal digits", i, c.Name)
+		if c.credentials() != 1 {
+			return nil, fmt.Errorf("clients[%d] %q: one of secret_sha256, certificate_sha256 and certificate_san is wanted", i, c.Name)
 		}
-		next := client{caller: Caller{c.Name, slices.Clone(c.Roles)}, hash: [sha256.Size]byte(b)}
-		for _, other := range a.clients {
-			if other.caller.Name == c.Name || other.hash == next.hash {
-				return nil, fmt.Errorf("clients[%d] %q: another client has the same name or secret", i, c.Name)
+		next := client{caller: Caller{c.Name, slices.Clone(c.Roles)}, san: c.CertificateSAN}
+		known := any(c.CertificateSAN)
+		for _, field := range []struct {
+			name, value string
+			to          **[sha256.Size]byte
+		}{{"secret_sha256", c.SecretSHA256, &next.secret}, {"certificate_sha256", c.CertificateSHA256, &next.certificate}} {
+			if field.value == "" {
+				continue
 			}
+			sum, err := digest(field.value)
+			if err != nil {
+				return nil, fmt.Errorf("clients[%d] %q: %s %w", i, c.Name, field.name, err)
+			}
+			*field.to, known = &sum, sum
 		}
+		type name string
+		if seen[name(c.Name)] || seen[known] {
+			return nil, fmt.Errorf("clients[%d] %q: another client has the same name, secret or certificate", i, c.Name)
+		}
+		seen[name(c.Name)], seen[known] = true, true
 		a.clients = append(a.clients, next)
 	}
 	return a, nil
 }
 
+// WithTokens returns an authenticator that also asks tokens about a Bearer token
+// that is no client's secret.
+func (a *Authenticator) WithTokens(tokens Tokens) *Authenticator {
+	return &Authenticator{clients: a.clients, tokens: tokens}
+}
+
 // Authenticate finds who presents these credentials.
 func (a *Authenticator) Authenticate(r *http.Request) (Caller, bool) {
+	values := r.Header.Values("Authorization")
+	if len(values) == 0 {
+		return a.certified(r)
+	}
+	if len(values) != 1 {
+		return Caller{}, false
+	}
 	name, secret, basic := r.BasicAuth()
 	if !basic {
-		values := r.Header.Values("Authorization")
-		if len(values) != 1 {
-			return Caller{}, false
-		}
 		scheme, rest, ok := strings.Cut(values[0], " ")
 		if !ok || !strings.EqualFold(scheme, "bearer") {
 			return Caller{}, false
@@ -114,14 +177,37 @@ func (a *Authenticator) Authenticate(r *http.Request) (Caller, bool) {
 	hash := sha256.Sum256([]byte(secret))
 	var found *client
 	for i := range a.clients { // all of them, always
-		if subtle.ConstantTimeCompare(hash[:], a.clients[i].hash[:]) == 1 {
+		if s := a.clients[i].secret; s != nil && subtle.ConstantTimeCompare(hash[:], s[:]) == 1 {
 			found = &a.clients[i]
 		}
 	}
-	if found == nil || basic && found.caller.Name != name {
+	switch {
+	case found != nil && (!basic || found.caller.Name == name):
+		return found.caller, true
+	case found == nil && !basic && a.tokens != nil:
+		return a.tokens.Caller(r.Context(), secret)
+	}
+	return Caller{}, false
+}
+
+// certified finds the client of a certificate that the handshake verified.
+func (a *Authenticator) certified(r *http.Request) (Caller, bool) {
+	if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 || len(r.TLS.PeerCertificates) == 0 {
 		return Caller{}, false
 	}
-	return found.caller, true
+	leaf := r.TLS.PeerCertificates[0]
+	sum := sha256.Sum256(leaf.Raw)
+	names := slices.Clone(leaf.DNSNames)
+	for _, u := range leaf.URIs {
+		names = append(names, u.String())
+	}
+	for i := range a.clients {
+		c := &a.clients[i]
+		if c.certificate != nil && *c.certificate == sum || c.san != "" && slices.Contains(names, c.san) {
+			return c.caller, true
+		}
+	}
+	return Caller{}, false
 }
 
 // Require lets only callers with the role through to next, which finds the

@@ -1,10 +1,14 @@
 package credential
 
 import (
+	"context"
 	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -18,9 +22,9 @@ func hashed(secret string) string {
 
 func TestRequire(t *testing.T) {
 	a, err := New([]Client{
-		{"boss", hashed("s3cret-a"), []string{Admin}},
-		{"desk", hashed("s3cret-o"), []string{Operator}},
-		{"login", hashed("s3cret-s"), []string{Service}},
+		{Name: "boss", SecretSHA256: hashed("s3cret-a"), Roles: []string{Admin}},
+		{Name: "desk", SecretSHA256: hashed("s3cret-o"), Roles: []string{Operator}},
+		{Name: "login", SecretSHA256: hashed("s3cret-s"), Roles: []string{Service}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -87,13 +91,13 @@ func TestRequire(t *testing.T) {
 }
 
 func TestConfiguration(t *testing.T) {
-	if _, err := New([]Client{{"a", hashed("x"), nil}, {"a", hashed("y"), nil}}); err == nil {
+	if _, err := New([]Client{{Name: "a", SecretSHA256: hashed("x"), Roles: nil}, {Name: "a", SecretSHA256: hashed("y"), Roles: nil}}); err == nil {
 		t.Error("two clients of one name")
 	}
-	if _, err := New([]Client{{"a", hashed("x"), nil}, {"b", hashed("x"), nil}}); err == nil {
+	if _, err := New([]Client{{Name: "a", SecretSHA256: hashed("x"), Roles: nil}, {Name: "b", SecretSHA256: hashed("x"), Roles: nil}}); err == nil {
 		t.Error("two clients of one secret")
 	}
-	if _, err := New([]Client{{"a", "zz", nil}}); err == nil {
+	if _, err := New([]Client{{Name: "a", SecretSHA256: "zz", Roles: nil}}); err == nil {
 		t.Error("a bad hash")
 	}
 	type root struct {
@@ -108,6 +112,100 @@ func TestConfiguration(t *testing.T) {
 		_, err := config.Decode("x.yaml", []byte(text), root{})
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: got %v", text, err)
+		}
+	}
+}
+
+type fixedTokens struct{}
+
+func (fixedTokens) Caller(_ context.Context, token string) (Caller, bool) {
+	return Caller{Name: "ada at idp", Roles: []string{Operator}}, token == "a.b.c"
+}
+
+func TestTokens(t *testing.T) {
+	a, err := New([]Client{{Name: "desk", SecretSHA256: hashed("s"), Roles: []string{Operator}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for header, want := range map[string]string{"Bearer a.b.c": "ada at idp", "Bearer s": "desk", "Bearer x.y.z": "", "Basic YTphLmIuYw==": "", "a.b.c": ""} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Authorization", header)
+		if c, ok := a.WithTokens(fixedTokens{}).Authenticate(r); c.Name != want && ok || ok != (want != "") {
+			t.Errorf("%s: %+v %v", header, c, ok)
+		}
+		if _, ok := a.Authenticate(r); ok && want != "desk" {
+			t.Errorf("%s: let in without tokens", header)
+		}
+	}
+}
+
+func TestCertificates(t *testing.T) {
+	uri, err := url.Parse("spiffe://example.com/login")
+	if err != nil {
+		t.Fatal(err)
+	}
+	login := &x509.Certificate{Raw: []byte("one"), URIs: []*url.URL{uri}, DNSNames: []string{"login.example.com"}}
+	desk := &x509.Certificate{Raw: []byte("two"), DNSNames: []string{"spiffe"}}
+	a, err := New([]Client{
+		{Name: "login", CertificateSAN: uri.String(), Roles: []string{Service}},
+		{Name: "desk", CertificateSHA256: hashed("two"), Roles: []string{Operator}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := func(c *x509.Certificate, verified bool) *tls.ConnectionState {
+		s := &tls.ConnectionState{PeerCertificates: []*x509.Certificate{c}}
+		if verified {
+			s.VerifiedChains = [][]*x509.Certificate{{c}}
+		}
+		return s
+	}
+	for name, c := range map[string]struct {
+		tls    *tls.ConnectionState
+		header string
+		want   string
+	}{
+		"by name":              {state(login, true), "", "login"},
+		"by fingerprint":       {state(desk, true), "", "desk"},
+		"not verified":         {state(login, false), "", ""},
+		"unknown":              {state(&x509.Certificate{Raw: []byte("three")}, true), "", ""},
+		"no certificate":       {&tls.ConnectionState{}, "", ""},
+		"no TLS":               {nil, "", ""},
+		"with a wrong secret":  {state(login, true), "Bearer x", ""},
+		"the fingerprint told": {nil, "Bearer two", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := httptest.NewRequest("GET", "/", nil)
+			r.TLS = c.tls
+			if c.header != "" {
+				r.Header.Set("Authorization", c.header)
+			}
+			if got, ok := a.Authenticate(r); got.Name != c.want || ok != (c.want != "") {
+				t.Errorf("%+v %v, want %q", got, ok, c.want)
+			}
+		})
+	}
+	for _, bad := range [][]Client{
+		{{Name: "a", CertificateSAN: "x"}, {Name: "b", CertificateSAN: "x"}},
+		{{Name: "a", CertificateSAN: "x", SecretSHA256: hashed("x")}},
+		{{Name: "a", CertificateSHA256: "x"}},
+		{{Name: "a"}},
+	} {
+		if _, err := New(bad); err == nil {
+			t.Errorf("%+v is accepted", bad)
+		}
+	}
+	type root struct {
+		Client Client `yaml:"client" doc:"Client."`
+	}
+	for text, want := range map[string]string{
+		"client: {name: a, certificate_san: x, roles: [admin]}":                          "",
+		"client: {name: a, certificate_sha256: zz, roles: [admin]}":                      "client.certificate_sha256",
+		"client: {name: a, certificate_san: x, certificate_sha256: y, roles: [admin]}":   "client",
+		"client: {name: a, certificate_sha256: " + hashed("two") + ", roles: [service]}": "",
+	} {
+		if _, err := config.Decode("x.yaml", []byte(text), root{}); (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
 		}
 	}
 }
