@@ -127,7 +127,7 @@ func Analyse(d *Definition, data []VariantData) (Report, error) {
 	}
 	r.SampleRatioP = SampleRatio(counts, weights)
 	r.SampleRatioSequentialP = SampleRatioSequential(counts, weights)
-	metrics := append([]Metric{d.Primary}, d.Guardrails...)
+	metrics := d.Metrics()
 	var findings []*Against
 	for i, v := range d.Variants {
 		variant := VariantReport{Name: v.Name, Users: data[i].Users}

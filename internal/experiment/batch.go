@@ -35,7 +35,8 @@ type Batch struct {
 	id         string
 	bins       mapping.IndexMapping
 	kinds      map[string]Kind
-	exposed    map[string]int
+	exposed    map[string]int // by hash
+	reported   map[string]int // variants of users who did not meet theirs here
 	totals     map[total]User
 	counts     map[bin]int64
 }
@@ -56,59 +57,87 @@ func NewBatch(d *Definition) (*Batch, error) {
 	}
 	b := &Batch{
 		definition: d, id: rand.Text(), bins: bins, kinds: map[string]Kind{},
-		exposed: map[string]int{}, totals: map[total]User{}, counts: map[bin]int64{},
+		exposed: map[string]int{}, reported: map[string]int{}, totals: map[total]User{}, counts: map[bin]int64{},
 	}
-	for _, m := range append([]Metric{d.Primary}, d.Guardrails...) {
+	for _, m := range d.Metrics() {
 		b.kinds[m.Name] = m.Kind
 	}
 	return b, nil
 }
 
 // Empty reports whether there is nothing to write.
-func (b *Batch) Empty() bool { return len(b.exposed) == 0 }
+func (b *Batch) Empty() bool { return b.size() == 0 }
+
+// Value is one observation of a metric.
+type Value struct {
+	Metric string
+	Value  float64
+}
 
 // Expose records that a user met a variant. Recording it again changes nothing.
-func (b *Batch) Expose(user string, variant int) error {
-	if user == "" || variant < 0 || variant >= len(b.definition.Variants) {
-		return fmt.Errorf("experiment %s: user %t in variant %d of %d", b.definition.Key, user != "", variant, len(b.definition.Variants))
-	}
-	hash := b.hash(user)
-	if _, ok := b.exposed[hash]; ok {
-		return nil
-	}
-	if b.full() {
-		return fmt.Errorf("experiment %s: %w", b.definition.Key, ErrFull)
-	}
-	b.exposed[hash] = variant
-	return nil
-}
+func (b *Batch) Expose(user string, variant int) error { return b.Visit(user, variant) }
 
 // Observe records one value of a metric of a user in a variant, and that the
 // user met the variant.
 func (b *Batch) Observe(user string, variant int, metric string, value float64) error {
-	if _, ok := b.kinds[metric]; !ok {
-		return fmt.Errorf("experiment %s has no metric %q", b.definition.Key, metric)
+	return b.Visit(user, variant, Value{metric, value})
+}
+
+// Visit records that a user met a variant, and what was measured then: all of it
+// or, with an error, nothing.
+func (b *Batch) Visit(user string, variant int, values ...Value) error {
+	return b.add(b.exposed, user, variant, values)
+}
+
+// Report records values of a user who may not have met the variant. They count
+// once the user has, before or after.
+func (b *Batch) Report(user string, variant int, values ...Value) error {
+	return b.add(b.reported, user, variant, values)
+}
+
+func (b *Batch) add(users map[string]int, user string, variant int, values []Value) error {
+	if user == "" || variant < 0 || variant >= len(b.definition.Variants) {
+		return fmt.Errorf("experiment %s: user %t in variant %d of %d", b.definition.Key, user != "", variant, len(b.definition.Variants))
 	}
-	if math.IsNaN(value) || math.IsInf(value, 0) {
-		return fmt.Errorf("experiment %s: %s of %v is not a finite number", b.definition.Key, metric, value)
+	for _, v := range values {
+		if _, ok := b.kinds[v.Metric]; !ok {
+			return fmt.Errorf("experiment %s has no metric %q", b.definition.Key, v.Metric)
+		}
+		if math.IsNaN(v.Value) || math.IsInf(v.Value, 0) {
+			return fmt.Errorf("experiment %s: %s of %v is not a finite number", b.definition.Key, v.Metric, v.Value)
+		}
 	}
-	if err := b.Expose(user, variant); err != nil {
-		return err
+	hash := b.hash(user)
+	if _, ok := users[hash]; ok && len(values) == 0 {
+		return nil // known already: that costs no room
 	}
-	if b.full() {
+	if b.size() >= maxBatch {
 		return fmt.Errorf("experiment %s: %w", b.definition.Key, ErrFull)
 	}
-	at := total{metric, b.hash(user)}
-	sums := b.totals[at]
-	if err := sums.Observe(value); err != nil {
-		return err
+	if _, ok := users[hash]; !ok {
+		users[hash] = variant
 	}
-	b.totals[at] = sums
-	b.counts[bin{metric, variant, b.binOf(value)}]++
+	for _, v := range values {
+		at := total{v.Metric, hash}
+		sums := b.totals[at]
+		if err := sums.Observe(v.Value); err != nil { // not reached: the value is finite
+			return err
+		}
+		b.totals[at] = sums
+		b.counts[bin{v.Metric, variant, b.binOf(v.Value)}]++
+	}
 	return nil
 }
 
-func (b *Batch) full() bool { return len(b.exposed)+len(b.totals)+len(b.counts) >= maxBatch }
+// variantOf is the variant of a user of the batch.
+func (b *Batch) variantOf(hash string) int {
+	if variant, ok := b.exposed[hash]; ok {
+		return variant
+	}
+	return b.reported[hash]
+}
+
+func (b *Batch) size() int { return len(b.exposed) + len(b.reported) + len(b.totals) + len(b.counts) }
 
 // hash is the user's name in the data: the same in every batch of this version
 // of the experiment, and in no other experiment.

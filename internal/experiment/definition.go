@@ -3,10 +3,9 @@ package experiment
 import (
 	"errors"
 	"fmt"
-	"math/bits"
+	"slices"
+	"strings"
 	"time"
-
-	"github.com/cespare/xxhash/v2"
 )
 
 // Definition is one experiment.
@@ -16,6 +15,15 @@ type Definition struct {
 	// Version counts changes that make earlier measurements incomparable. It
 	// is part of the assignment: a new version deals anew.
 	Version int `json:"version"`
+	// Description is for people.
+	Description string `json:"description,omitempty"`
+	// Flag is the key of the feature flag whose value the experiment decides for
+	// users who take part; the experiment's own key if empty.
+	Flag string `json:"flag,omitempty"`
+	// State says whether users are assigned; empty is running.
+	State State `json:"state,omitempty"`
+	// Tiers who may take part; empty for all. Anonymous callers never do.
+	Tiers []string `json:"tiers,omitempty"`
 	// Variants are two to 16; the first is the control.
 	Variants []Variant `json:"variants"`
 	// Traffic is the share of users who take part, from above 0 to 1.
@@ -33,7 +41,21 @@ type Definition struct {
 	MinimumUsers int64 `json:"minimum_users"`
 	// Alpha is the accepted rate of false alarms; 0.05 if 0.
 	Alpha float64 `json:"alpha,omitempty"`
+	// AutoStop stops the experiment by itself when a guardrail is breached.
+	AutoStop bool `json:"auto_stop,omitempty"`
 }
+
+// State is where a stored experiment is in its life.
+type State string
+
+const (
+	// Draft: not started yet.
+	Draft State = "draft"
+	// Started: users are assigned, within Start and Stop.
+	Started State = "running"
+	// Stopped: users are not assigned any more; the results stay.
+	Stopped State = "stopped"
+)
 
 // Variant is one arm with its weight, relative to the sum of all weights.
 type Variant struct {
@@ -62,10 +84,33 @@ const (
 	Rate Kind = "rate"
 )
 
+// Source says who measures a metric.
+type Source string
+
+// The sources. All but Reported are measured by the gateway, one observation a
+// request that carried the variant.
+const (
+	// Reported values come through the API.
+	Reported Source = ""
+	// Latency is the time until the last byte of the answer, in seconds.
+	Latency Source = "latency"
+	// Failures is 1 for an answer of 500 and above, else 0.
+	Failures Source = "errors"
+	// Abandoned is 1 where the client left before there was an answer, else 0.
+	Abandoned Source = "abandoned"
+	// Requests is 1.
+	Requests Source = "requests"
+	// RequestBytes and ResponseBytes are the sizes of the bodies.
+	RequestBytes  Source = "request_bytes"
+	ResponseBytes Source = "response_bytes"
+)
+
 // Metric is something measured.
 type Metric struct {
 	Name string `json:"name"`
 	Kind Kind   `json:"kind"`
+	// Source is who measures it.
+	Source Source `json:"source,omitempty"`
 	// LowerIsBetter is true for latency and errors.
 	LowerIsBetter bool `json:"lower_is_better,omitempty"`
 }
@@ -75,6 +120,9 @@ const (
 	maxVariants  = 16
 	maxMetrics   = 32
 	maxName      = 64
+	maxTiers     = 32
+	// maxDescription is in bytes.
+	maxDescription = 2000
 	// space is the resolution of traffic and layers.
 	space = 1 << 32
 )
@@ -88,6 +136,18 @@ func (d *Definition) Validate() error {
 	}
 	if len(d.Variants) < 2 || len(d.Variants) > maxVariants {
 		fail("an experiment has 2 to %d variants, not %d", maxVariants, len(d.Variants))
+	}
+	if d.Flag != "" && !validName(d.Flag) {
+		fail("flag %q is not 1 to %d of a-z, 0-9 and hyphen", d.Flag, maxName)
+	}
+	if d.State != "" && d.State != Draft && d.State != Started && d.State != Stopped {
+		fail("state %q is not %s, %s or %s", d.State, Draft, Started, Stopped)
+	}
+	if len(d.Description) > maxDescription {
+		fail("description of %d bytes is longer than %d", len(d.Description), maxDescription)
+	}
+	if len(d.Tiers) > maxTiers || slices.ContainsFunc(d.Tiers, func(t string) bool { return t == "" || len(t) > maxName }) {
+		fail("tiers %q are more than %d, or one is not 1 to %d bytes", d.Tiers, maxTiers, maxName)
 	}
 	seen, total := map[string]bool{}, uint64(0)
 	for i, v := range d.Variants {
@@ -122,9 +182,12 @@ func (d *Definition) Validate() error {
 		fail("%d guardrails are more than %d", len(d.Guardrails), maxMetrics-1)
 	}
 	metrics := map[string]bool{}
-	for _, m := range append([]Metric{d.Primary}, d.Guardrails...) {
-		if m.Name == "" || len(m.Name) > maxName || metrics[m.Name] {
-			fail("metric %q needs a unique name of at most %d bytes", m.Name, maxName)
+	for _, m := range d.Metrics() {
+		if m.Name == "" || len(m.Name) > maxName || metrics[m.Name] || strings.ContainsFunc(m.Name, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			fail("metric %q needs a unique name of at most %d printable ASCII characters without spaces", m.Name, maxName)
+		}
+		if !slices.Contains([]Source{Reported, Latency, Failures, Abandoned, Requests, RequestBytes, ResponseBytes}, m.Source) {
+			fail("metric %q: source %q is none of latency, errors, abandoned, requests, request_bytes and response_bytes", m.Name, m.Source)
 		}
 		if m.Kind != Mean && m.Kind != Sum && m.Kind != Rate {
 			fail("metric %q: kind %q is not mean, sum or rate", m.Name, m.Kind)
@@ -154,60 +217,32 @@ func (d *Definition) alpha() float64 {
 	return d.Alpha
 }
 
+// FlagKey is the key of the flag that the experiment decides.
+func (d *Definition) FlagKey() string {
+	if d.Flag == "" {
+		return d.Key
+	}
+	return d.Flag
+}
+
+// Metrics are the primary one and the guardrails.
+func (d *Definition) Metrics() []Metric { return append([]Metric{d.Primary}, d.Guardrails...) }
+
 // Running reports whether users are assigned at that time.
 func (d *Definition) Running(now time.Time) bool {
-	return (d.Start.IsZero() || !now.Before(d.Start)) && (d.Stop.IsZero() || now.Before(d.Stop))
+	return d.State != Draft && d.State != Stopped &&
+		(d.Start.IsZero() || !now.Before(d.Start)) && (d.Stop.IsZero() || now.Before(d.Stop))
 }
 
 // Assign gives the index of the user's variant, or false if the user does not
-// take part. It depends on the user, the experiment's key and version and
-// nothing else: sticky without memory. Raising the traffic keeps everyone who
-// takes part on the same variant. The definition must be valid.
-//
-// Three independent places decide: in the layer, in the traffic, and among the
-// variants. A place is fmix64(xxh64(user) XOR xxh64(salt)), as for feature
-// flags; the two share a formula and no code, since domains do not import each
-// other.
-func (d *Definition) Assign(user string) (int, bool) {
-	if user == "" {
-		return 0, false
-	}
-	hash := xxhash.Sum64String(user)
-	if l := d.Layer; l != nil {
-		at := position(hash, "experiment-layer:"+l.Name)
-		if at < l.From || at >= l.Until {
-			return 0, false
-		}
-	}
-	salt := fmt.Sprintf("%s:%d", d.Key, d.Version)
-	if position(hash, "experiment-traffic:"+salt) >= d.Traffic {
-		return 0, false
-	}
-	total := uint64(0)
-	for _, v := range d.Variants {
-		total += uint64(v.Weight)
-	}
-	at, _ := bits.Mul64(place(hash, "experiment-variant:"+salt), total)
-	for i, v := range d.Variants {
-		if at < uint64(v.Weight) {
-			return i, true
-		}
-		at -= uint64(v.Weight)
-	}
-	return 0, false // not reached: at is below the total
-}
+// take part: see [Assigner].
+func (d *Definition) Assign(user string) (int, bool) { return NewAssigner(d).Assign(user) }
 
-// place is a user's place in a space of 2^64, one space a salt.
-func place(user uint64, salt string) uint64 {
-	h := user ^ xxhash.Sum64String(salt)
-	h ^= h >> 33
-	h *= 0xff51afd7ed558ccd
-	h ^= h >> 33
-	h *= 0xc4ceb9fe1a85ec53
-	return h ^ h>>33
-}
-
-// position is a place between 0 and 1.
-func position(user uint64, salt string) float64 {
-	return float64(place(user, salt)>>32) / space
+// Comparable reports whether what was measured under d goes on counting under
+// next: the same users see the same variants, and the same things are measured.
+// More or less traffic changes nobody's variant.
+func (d *Definition) Comparable(next *Definition) bool {
+	return d.FlagKey() == next.FlagKey() && slices.Equal(d.Variants, next.Variants) && slices.Equal(d.Tiers, next.Tiers) &&
+		slices.Equal(d.Metrics(), next.Metrics()) &&
+		(d.Layer == nil && next.Layer == nil || d.Layer != nil && next.Layer != nil && *d.Layer == *next.Layer)
 }

@@ -41,7 +41,7 @@ type Recorder struct {
 	strays  prometheus.Counter
 
 	mu      sync.Mutex
-	open    map[string]*Batch // by key and version
+	open    map[batchOf]*Batch
 	pending []*Batch
 	away    bool
 }
@@ -53,7 +53,7 @@ func NewRecorder(o RecorderOptions) (*Recorder, error) {
 	}
 	r := &Recorder{
 		options: o,
-		open:    map[string]*Batch{},
+		open:    map[batchOf]*Batch{},
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_experiment_dropped_total",
 			Help: "Exposures and observations that were not recorded, by reason.",
@@ -75,43 +75,58 @@ func NewRecorder(o RecorderOptions) (*Recorder, error) {
 }
 
 // Expose records that a user met a variant of a valid definition.
-func (r *Recorder) Expose(d *Definition, user string, variant int) {
-	r.into(d, func(b *Batch) error { return b.Expose(user, variant) })
-}
+func (r *Recorder) Expose(d *Definition, user string, variant int) { r.Visit(d, user, variant) }
 
 // Observe records one value of a metric of a user in a variant.
 func (r *Recorder) Observe(d *Definition, user string, variant int, metric string, value float64) {
-	r.into(d, func(b *Batch) error { return b.Observe(user, variant, metric, value) })
+	r.Visit(d, user, variant, Value{metric, value})
+}
+
+// Visit records that a user met a variant, and what was measured then.
+func (r *Recorder) Visit(d *Definition, user string, variant int, values ...Value) {
+	_ = r.into(d, func(b *Batch) error { return b.Visit(user, variant, values...) }) // counted
+}
+
+// Report records values of a user who may not have met the variant; see
+// [Batch.Report]. The error wraps ErrFull where there is no room for them.
+func (r *Recorder) Report(d *Definition, user string, variant int, values ...Value) error {
+	return r.into(d, func(b *Batch) error { return b.Report(user, variant, values...) })
+}
+
+// batchOf names an open batch.
+type batchOf struct {
+	key     string
+	version int
 }
 
 // into adds to the definition's open batch, and to a new one if that is full.
-func (r *Recorder) into(d *Definition, add func(*Batch) error) {
+func (r *Recorder) into(d *Definition, add func(*Batch) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	name := fmt.Sprintf("%s:%d", d.Key, d.Version)
+	name := batchOf{d.Key, d.Version}
 	for {
 		b := r.open[name]
 		if b == nil {
-			if len(r.pending) >= maxPending {
+			if len(r.pending)+len(r.open) >= maxPending {
 				r.dropped.WithLabelValues("full").Inc()
-				return
+				return fmt.Errorf("experiment %s: %w", d.Key, ErrFull)
 			}
 			var err error
 			if b, err = NewBatch(d); err != nil { // not reached: the sketch's error is a constant
 				r.dropped.WithLabelValues("invalid").Inc()
-				return
+				return err
 			}
 			r.open[name] = b
 		}
 		switch err := add(b); {
 		case err == nil:
-			return
+			return nil
 		case errors.Is(err, ErrFull) && !b.Empty():
 			r.pending = append(r.pending, b)
 			delete(r.open, name)
 		default:
 			r.dropped.WithLabelValues("invalid").Inc()
-			return
+			return err
 		}
 	}
 }

@@ -13,8 +13,12 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 )
 
-//go:embed lua/record.lua
-var recordSource string
+var (
+	//go:embed lua/record.lua
+	recordSource string
+	//go:embed lua/read.lua
+	readSource string
+)
 
 const (
 	// batchMarkSeconds is how long a batch may be tried again.
@@ -27,11 +31,12 @@ const (
 type Store struct {
 	rdb    redis.UniversalClient
 	record *redis.Script
+	read   *redis.Script
 }
 
 // NewStore makes a store on a client.
 func NewStore(rdb redis.UniversalClient) *Store {
-	return &Store{rdb: rdb, record: redis.NewScript(recordSource)}
+	return &Store{rdb: rdb, record: redis.NewScript(recordSource), read: redis.NewScript(readSource)}
 }
 
 // keyOf names one part of an experiment's data. All parts of one version share
@@ -49,14 +54,16 @@ func (s *Store) Write(ctx context.Context, b *Batch) (strays int64, err error) {
 		keyOf(d, "batch:"+b.id), keyOf(d, "users"), keyOf(d, "exposed"),
 		keyOf(d, "totals"), keyOf(d, "moments"), keyOf(d, "bins"),
 	}
-	args := make([]any, 0, 5+2*len(b.exposed)+7*len(b.totals)+2*len(b.counts))
-	args = append(args, batchMarkSeconds, len(b.exposed))
+	args := make([]any, 0, 6+2*maxMetrics+2*len(b.exposed)+7*len(b.totals)+2*len(b.counts))
+	args = append(args, batchMarkSeconds)
+	args = appendReported(args, d)
+	args = append(args, len(b.exposed))
 	for user, variant := range b.exposed {
 		args = append(args, user, variant)
 	}
 	args = append(args, len(b.totals))
 	for at, sums := range b.totals {
-		args = append(args, at.metric, at.user, b.exposed[at.user], string(b.kinds[at.metric]),
+		args = append(args, at.metric, at.user, b.variantOf(at.user), string(b.kinds[at.metric]),
 			sums.Count, strconv.FormatFloat(sums.Sum, 'g', -1, 64), sums.NonZero)
 	}
 	args = append(args, len(b.counts))
@@ -73,31 +80,35 @@ func (s *Store) Write(ctx context.Context, b *Batch) (strays int64, err error) {
 // Read gives what was measured so far, for Analyse. Users who met a variant and
 // were not observed count as 0 for sums and rates.
 func (s *Store) Read(ctx context.Context, d *Definition) ([]VariantData, error) {
-	var exposed, moments, bins *redis.MapStringStringCmd
-	_, err := s.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		exposed = p.HGetAll(ctx, keyOf(d, "exposed"))
-		moments = p.HGetAll(ctx, keyOf(d, "moments"))
-		bins = p.HGetAll(ctx, keyOf(d, "bins"))
-		return nil
-	})
+	answer, err := s.read.Run(ctx, s.rdb, []string{keyOf(d, "exposed"), keyOf(d, "moments"), keyOf(d, "bins")}).Slice()
 	if err != nil {
 		return nil, fmt.Errorf("read experiment %s: %w", d.Key, err)
 	}
-	sketches, err := readSketches(bins.Val())
+	var hashes [3]map[string]string
+	if len(answer) != len(hashes) {
+		return nil, fmt.Errorf("read experiment %s: answer of %d parts", d.Key, len(answer))
+	}
+	for i := range hashes {
+		if hashes[i], err = hashOf(answer[i]); err != nil {
+			return nil, fmt.Errorf("read experiment %s: %w", d.Key, err)
+		}
+	}
+	exposed, moments := hashes[0], hashes[1]
+	sketches, err := readSketches(hashes[2])
 	if err != nil {
 		return nil, fmt.Errorf("read experiment %s: %w", d.Key, err)
 	}
 	out := make([]VariantData, len(d.Variants))
 	for i := range out {
 		out[i].Metrics = map[string]MetricData{}
-		if text, ok := exposed.Val()[strconv.Itoa(i)]; ok {
+		if text, ok := exposed[strconv.Itoa(i)]; ok {
 			if out[i].Users, err = strconv.ParseInt(text, 10, 64); err != nil {
 				return nil, fmt.Errorf("read experiment %s: users of variant %d: %w", d.Key, i, err)
 			}
 		}
-		for _, m := range append([]Metric{d.Primary}, d.Guardrails...) {
+		for _, m := range d.Metrics() {
 			group := fmt.Sprintf("%s %d", m.Name, i)
-			sums, err := readMoments(moments.Val()[group])
+			sums, err := readMoments(moments[group])
 			if err != nil {
 				return nil, fmt.Errorf("read experiment %s: %s: %w", d.Key, group, err)
 			}
@@ -106,6 +117,39 @@ func (s *Store) Read(ctx context.Context, d *Definition) ([]VariantData, error) 
 			}
 			out[i].Metrics[m.Name] = MetricData{Users: sums, Observations: sketches[group]}
 		}
+	}
+	return out, nil
+}
+
+// appendReported adds the metrics that are not measured by the gateway.
+func appendReported(args []any, d *Definition) []any {
+	at := len(args)
+	args = append(args, 0)
+	n := 0
+	for _, m := range d.Metrics() {
+		if m.Source == Reported {
+			args = append(args, m.Name, string(m.Kind))
+			n++
+		}
+	}
+	args[at] = n
+	return args
+}
+
+// hashOf reads a hash of a script's answer: fields and values in turn.
+func hashOf(answer any) (map[string]string, error) {
+	pairs, ok := answer.([]any)
+	if !ok || len(pairs)%2 != 0 {
+		return nil, fmt.Errorf("answer of %T", answer)
+	}
+	out := make(map[string]string, len(pairs)/2)
+	for i := 0; i < len(pairs); i += 2 {
+		field, isField := pairs[i].(string)
+		value, isValue := pairs[i+1].(string)
+		if !isField || !isValue {
+			return nil, fmt.Errorf("answer of %T and %T", pairs[i], pairs[i+1])
+		}
+		out[field] = value
 	}
 	return out, nil
 }

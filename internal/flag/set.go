@@ -145,6 +145,8 @@ type compiled struct {
 	audience  audience
 	targeting *rule
 	rollout   *rollout
+
+	experiment *experimental // nil where none is laid over the flag
 }
 
 // variant is one of a flag's values.
@@ -208,8 +210,8 @@ func (e *evaluation) subjectHash() uint64 {
 }
 
 // decide is the whole decision for one flag, in the order that the guide
-// documents: disabled, killed or forced, schedule, prerequisites, single
-// users, holdout, layer, audience, targeting, roll-out, default. A nil variant
+// documents: disabled, killed or forced, schedule, experiment, prerequisites,
+// single users, holdout, layer, audience, targeting, roll-out, default. A nil variant
 // leaves the value to the caller.
 func (f *compiled) decide(e *evaluation) (*variant, Reason, ErrorCode) {
 	switch {
@@ -221,6 +223,11 @@ func (f *compiled) decide(e *evaluation) (*variant, Reason, ErrorCode) {
 		return f.byDefault, ReasonStatic, ErrorNone
 	case e.now < f.from || e.now >= f.until:
 		return f.off, ReasonDefault, ErrorNone
+	}
+	if f.experiment != nil {
+		if arm := f.takesPart(e); arm >= 0 {
+			return f.experiment.arms[arm], ReasonSplit, ErrorNone
+		}
 	}
 	for i := range f.prerequisites {
 		p := &f.prerequisites[i]

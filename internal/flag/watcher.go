@@ -48,6 +48,7 @@ type Watcher struct {
 
 	mu      sync.Mutex
 	changed chan struct{}
+	overlay []Experiment
 
 	// Only Run's goroutine uses these.
 	away    bool
@@ -60,7 +61,9 @@ type Watcher struct {
 
 // state is a Set and what it was compiled from.
 type state struct {
-	set      *Set
+	set *Set
+	// laid is the set with the experiments.
+	laid     *Set
 	defs     *Definitions
 	versions map[string]int64
 }
@@ -91,7 +94,7 @@ func NewWatcher(o WatcherOptions) (*Watcher, error) {
 			Help: "When the flag store was last reached; 0 before the first time.",
 		}),
 	}
-	w.current.Store(&state{set: set, defs: o.Bootstrap})
+	w.current.Store(&state{set: set, laid: set, defs: o.Bootstrap})
 	if o.Metrics == nil {
 		return w, nil
 	}
@@ -114,8 +117,30 @@ func NewWatcher(o WatcherOptions) (*Watcher, error) {
 	return w, nil
 }
 
-// Current is the newest good Set, never nil. It does not block.
-func (w *Watcher) Current() *Set { return w.current.Load().set }
+// Current is the newest good Set, with the experiments laid over it, never nil.
+// It does not block.
+func (w *Watcher) Current() *Set { return w.current.Load().laid }
+
+// Experiments lays experiments over the flags from now on, in place of those
+// before. The error names those that do not fit their flags at the moment; they
+// are tried again when flags change.
+func (w *Watcher) Experiments(experiments []Experiment) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.overlay = experiments
+	next := *w.current.Load()
+	return w.publish(&next)
+}
+
+// publish makes a state current, with w.mu held.
+func (w *Watcher) publish(next *state) error {
+	var err error
+	next.laid, err = next.set.With(w.overlay)
+	w.current.Store(next)
+	close(w.changed)
+	w.changed = make(chan struct{})
+	return err
+}
 
 // Changed is closed when Current next changes.
 func (w *Watcher) Changed() <-chan struct{} {
@@ -229,11 +254,12 @@ func (w *Watcher) take(ctx context.Context, before *state) (changed bool, err er
 	if before.set.version == snapshot.Version && before.set.digest == next.set.digest {
 		return false, nil
 	}
-	w.current.Store(next)
 	w.mu.Lock()
-	close(w.changed)
-	w.changed = make(chan struct{})
+	err = w.publish(next)
 	w.mu.Unlock()
+	if err != nil {
+		w.options.Log.Error("experiments do not fit the flags; they do not run", "error", err)
+	}
 	return true, nil
 }
 
