@@ -28,6 +28,8 @@ type Policy struct {
 	Flags []string
 	// Tags are names that Purge takes besides the route's.
 	Tags []string
+	// Changes says that Invalidate may be called for paths of the route.
+	Changes bool
 }
 
 // lifetime is for how long an answer may be used.

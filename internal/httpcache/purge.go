@@ -3,7 +3,9 @@ package httpcache
 import (
 	"context"
 	"crypto/rand"
+	"hash/fnv"
 	"maps"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -16,18 +18,43 @@ type epochs struct {
 	remote map[string]string // as last seen in the store
 }
 
-// of is the epoch of a policy's entries.
-func (e *epochs) of(p *Policy) string {
+// of is the epoch of a policy's entries for a path.
+func (e *epochs) of(p *Policy, path string) string {
 	if len(e.values) == 0 {
 		return ""
 	}
 	var b strings.Builder
-	b.WriteString(e.values[p.Route])
-	for _, t := range p.Tags {
-		b.WriteByte(' ')
-		b.WriteString(e.values[t])
+	add := func(name, mark string) { // nothing for a name without a value: another's purge is not this entry's affair
+		if v := e.values[name]; v != "" {
+			b.WriteString(mark)
+			b.WriteString(v)
+		}
+	}
+	add(p.Route, " route ")
+	for i, t := range p.Tags {
+		add(t, " tag "+strconv.Itoa(i)+" ")
+	}
+	if p.Changes {
+		add(pathEpoch(p.Route, path), " path ")
 	}
 	return b.String()
+}
+
+// pathEpoch names the epoch of a path of a route. The paths of one route share
+// 256 of them, so that their number is bounded whatever clients ask for; what is
+// voided besides is fetched once more. No route or tag has such a name.
+func pathEpoch(route, path string) string {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(path)) // a hash never fails
+	return route + "#" + strconv.FormatUint(uint64(h.Sum32()&0xff), 16)
+}
+
+// Invalidate makes the entries of one path of a route unfindable, whatever their
+// query and headers: a request that changes what the path shows has succeeded
+// (RFC 9111, section 4.4). The route's policy must say Changes. It is otherwise
+// like Purge.
+func (c *Cache) Invalidate(ctx context.Context, route, path string) error {
+	return c.Purge(ctx, pathEpoch(route, path))
 }
 
 // Purge makes the entries of a route or tag unfindable, here at once and in the

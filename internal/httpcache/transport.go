@@ -52,7 +52,7 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	c := t.cache
 	now := c.options.Now()
-	k, header := t.policy.request(r, body, c.epochs.Load().of(&t.policy))
+	k, header := t.policy.request(r, body, c.epochs.Load().of(&t.policy, r.URL.Path))
 	e := c.get(r.Context(), k, now)
 	switch {
 	case e != nil && e.pass:

@@ -23,6 +23,7 @@ type route struct {
 	Route
 	spanName string
 	served   *served
+	shown    []Route // whose answers for a path are void when a request to it succeeds
 }
 
 // caller answers the requests of one route: it is the RoundTripper beneath the

@@ -190,3 +190,52 @@ func TestAHintMakesTheReplicaLookAtOnce(t *testing.T) {
 	until(t, "seen", func() bool { return g.metric("tollgate_pyproxy_addresses", "state", "unhealthy") == 1 })
 	g.want(g.do("POST", "/post", ""), 502, "upstream_failed") // a hint trips nothing
 }
+
+// RFC 9111, section 4.4: what a request changes is not answered from before.
+func TestARequestThatChangesAPathVoidsWhatIsKeptForIt(t *testing.T) {
+	var fail atomic.Bool
+	b := newBackend(t, func(c net.Conn, r *http.Request, n int64) bool {
+		if fail.Load() && r.Method != http.MethodGet {
+			return says(status("409 Conflict", ""))(c, r, n)
+		}
+		return says(status("200 OK", itoa(int(n)), "Cache-Control: max-age=60"))(c, r, n)
+	})
+	c := settings(b.address)
+	c.Routes[0].Cache, c.Routes[1].Cache, c.Routes[3].Cache = &pyproxy.RouteCache{}, &pyproxy.RouteCache{}, &pyproxy.RouteCache{TTL: time.Minute}
+	c.Routes = append(c.Routes,
+		pyproxy.Route{Name: "put", Upstream: "s", Method: "PUT", Path: "/items/{id}", UpstreamPath: "/v2/change/{id}"},
+		pyproxy.Route{Name: "ask", Upstream: "s", Method: "POST", Path: "/get", Idempotent: true, Cache: &pyproxy.RouteCache{TTL: time.Minute}},
+	)
+	g := newGate(t, c)
+	kept := func(path string) bool {
+		t.Helper()
+		r := g.do("GET", path, "")
+		g.want(r, 200, "")
+		return strings.Contains(r.header.Get("Cache-Status"), "hit")
+	}
+	all := []string{"/items/1", "/items/1?as=table", "/items/2", "/get"}
+	for _, path := range all {
+		if kept(path) || !kept(path) {
+			t.Fatalf("%s is not kept", path)
+		}
+	}
+	fail.Store(true)
+	g.want(g.do("PUT", "/items/1", "x"), 409, "")
+	for _, path := range all {
+		if !kept(path) {
+			t.Fatalf("%s is void although nothing has changed", path)
+		}
+	}
+	fail.Store(false)
+	g.want(g.do("PUT", "/items/1", "x"), 200, "")
+	for i, path := range all {
+		if kept(path) != (i >= 2) {
+			t.Fatalf("%s after the change of /items/1: kept is %t", path, i < 2)
+		}
+	}
+	// A question changes nothing.
+	g.want(g.do("POST", "/get", "x"), 200, "")
+	if !kept("/get") {
+		t.Fatal("void after a question")
+	}
+}

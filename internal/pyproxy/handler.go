@@ -55,6 +55,9 @@ func (rt *route) serve(p *Proxy, w http.ResponseWriter, r *http.Request) {
 	start := p.now()
 	p.metrics.inFlight.Inc()
 	rec := &recorder{ResponseWriter: w, within: p.config.Timeouts.Body}
+	if len(rt.shown) > 0 {
+		rec.done = func() { p.invalidate(r.Context(), rt.shown, r.URL.Path) }
+	}
 	defer func() {
 		if rec.bounded {
 			rec.bound(time.Time{}) // the connection's next answer has its own
@@ -148,6 +151,7 @@ type recorder struct {
 	status  int
 	within  time.Duration
 	bounded bool
+	done    func() // called before the client hears of success; may be nil
 }
 
 // WriteHeader remembers the final status, with which the client's time begins.
@@ -158,6 +162,9 @@ func (r *recorder) WriteHeader(status int) {
 	if h := r.Header(); status >= 200 && !fits(h) && !isEventStream(h) {
 		r.bounded = true
 		r.bound(time.Now().Add(r.within))
+	}
+	if r.done != nil && status >= 200 && status < 400 {
+		r.done()
 	}
 	r.ResponseWriter.WriteHeader(status)
 }

@@ -131,7 +131,7 @@ func (p *Proxy) newRoute(c Route) *route {
 	if c.BodyLimit == 0 {
 		c.BodyLimit = defaultBodyLimit
 	}
-	rt := &route{Route: c, spanName: "pyproxy " + c.Name}
+	rt := &route{Route: c, spanName: "pyproxy " + c.Name, shown: p.invalidates(c)}
 	u := p.upstream(c.Upstream)
 	caller := &caller{
 		proxy: p, route: rt, upstream: u, circuit: p.circuit(u, c.Class),

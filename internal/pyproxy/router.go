@@ -51,7 +51,7 @@ func (rt *route) takes(method string) bool {
 }
 
 // upstreamPath is the path to send for a request to path.
-func (rt *route) upstreamPath(path string) string {
+func (rt *Route) upstreamPath(path string) string {
 	if rt.UpstreamPath == "" {
 		return path
 	}
