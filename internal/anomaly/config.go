@@ -28,7 +28,7 @@ type Config struct {
 	Trusted    NetworksConfig     `yaml:"trusted" doc:"Egress of the users' own, such as offices and VPNs: such an address says nothing about where the user is."`
 	Anonymiser NetworksConfig     `yaml:"anonymisers" doc:"Networks that hide where their users are: such an address says nothing about where the user is; the signal anonymiser has a weight of 0 by default."`
 	Places     PlacesConfig       `yaml:"places"`
-	Tracked    int                `yaml:"tracked" doc:"Most combinations of token, address, agent and device that one process keeps assessments of, about 250 bytes each; at least 1000."`
+	Tracked    int                `yaml:"tracked" doc:"Most combinations of token, address, agent and device that one process keeps assessments of, about 300 bytes each; at least 1000."`
 	Timeout    time.Duration      `yaml:"timeout" doc:"How long Redis may take to answer one assessment, behind the request; 10ms to 10s."`
 	Headers    PlaceHeadersConfig `yaml:"headers"`
 }
