@@ -35,8 +35,8 @@ type denial struct {
 }
 
 type remembered struct {
-	key   string
-	level int64
+	key             string
+	level, previous int64
 }
 
 func newDenials(limit int) *denials {
@@ -69,8 +69,8 @@ func (ds *denials) remember(d *Demand, start, end time.Duration) {
 	denied := false
 	for i := range d.Charges {
 		if c := &d.Charges[i]; !c.Shared {
-			n.buckets = append(n.buckets, remembered{c.Key, c.Level})
-			denied = denied || c.Level+c.Need > c.base(d.Now)+c.Capacity
+			n.buckets = append(n.buckets, remembered{c.Key, c.Level, c.Previous})
+			denied = denied || c.lacking(d.Now) > 0
 		}
 	}
 	if !denied {
@@ -127,9 +127,9 @@ func (ds *denials) decide(d *Demand, at time.Duration) (denied, known bool) {
 		if met == len(n.buckets) || n.buckets[met].key != c.Key {
 			return false, true
 		}
-		base := c.base(latest)
-		c.Level = c.clamp(base, n.buckets[met].level)
-		denied = denied || c.Level+c.Need > base+c.Capacity
+		c.Level, c.Previous = n.buckets[met].level, n.buckets[met].previous
+		c.present(latest)
+		denied = denied || c.lacking(latest) > 0
 		met++
 	}
 	if !denied || met != len(n.buckets) {
@@ -138,12 +138,16 @@ func (ds *denials) decide(d *Demand, at time.Duration) (denied, known bool) {
 	// Tell times by the earliest that it may be, so that nobody is told to
 	// come back too early.
 	d.Allowed, d.Now = false, at.Microseconds()+n.low
+	met = 0
 	for i := range d.Charges {
-		if c := &d.Charges[i]; c.Shared {
-			c.Level, c.Need = c.base(d.Now), 0
-		} else {
-			c.Level = c.clamp(c.base(d.Now), c.Level)
+		c := &d.Charges[i]
+		if c.Shared {
+			c.Level, c.Previous, c.Need = c.base(d.Now), 0, 0
+			continue
 		}
+		c.Level, c.Previous = n.buckets[met].level, n.buckets[met].previous
+		c.present(d.Now)
+		met++
 	}
 	return true, true
 }

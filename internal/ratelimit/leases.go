@@ -147,7 +147,7 @@ func (ls *leases) served(d *Demand, claims []claim, at time.Duration) {
 	}
 	for i := range d.Charges {
 		c := &d.Charges[i]
-		c.Level = c.clamp(d.Now, c.Level)
+		c.present(d.Now)
 	}
 }
 
@@ -200,7 +200,8 @@ func (ls *leases) settleOne(d *Demand, c *Charge, cl *claim, at time.Duration, d
 	}
 	if d.Allowed || cl.leased {
 		// What is held here is left too.
-		c.Level = c.clamp(d.Now, c.Level-l.held)
+		c.Level = c.Level - l.held
+		c.present(d.Now)
 	}
 }
 
@@ -212,7 +213,8 @@ func (ls *leases) told(d *Demand, i int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l := s.known[c.Key]; l != nil {
-		c.Level = c.clamp(d.Now, l.level)
+		c.Level = l.level
+		c.present(d.Now)
 	}
 }
 

@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"fmt"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -15,14 +16,33 @@ const (
 	TokenBucket Algorithm = iota
 	// FixedWindow counts afresh at every multiple of its window since the epoch.
 	FixedWindow
+	// SlidingWindow counts what the window that ends now holds: all of the
+	// fixed window that runs, and of the one before the part that is covered
+	// still, as if its requests had come evenly. It is the counter of "How we
+	// built rate limiting capable of scaling to millions of domains"
+	// (Cloudflare, 2017).
+	SlidingWindow
 )
+
+// algorithmNames is indexed by Algorithm.
+var algorithmNames = [...]string{"token_bucket", "fixed_window", "sliding_window"}
 
 // String returns the name used in rule files.
 func (a Algorithm) String() string {
-	if a == FixedWindow {
-		return "fixed_window"
+	if int(a) < len(algorithmNames) {
+		return algorithmNames[a]
 	}
-	return "token_bucket"
+	return "unknown"
+}
+
+// ParseAlgorithm returns the algorithm of that name, the default for an empty
+// one, and whether there is one.
+func ParseAlgorithm(name string) (Algorithm, bool) {
+	at := slices.Index(algorithmNames[:], name)
+	if name == "" || at < 0 {
+		return TokenBucket, name == ""
+	}
+	return Algorithm(at), true //nolint:gosec // at is below len(algorithmNames).
 }
 
 // Unit is the unit of time of a limit. The values are those of the rate
@@ -105,13 +125,13 @@ type Limit struct {
 
 	interval int64 // microseconds that one token is worth
 	capacity int64 // microseconds of a whole bucket
-	period   int64 // microseconds of a window; 0 for a token bucket
+	period   int64 // microseconds of a window, negative for a sliding one; 0 for a token bucket
 	suffix   string
 }
 
 // NewLimit returns a limit of that many tokens in each window of multiple
 // units. Burst 0 makes the bucket as large as one window. The error names
-// what cannot be represented: a fixed window of more than one token a
+// what cannot be represented: a window of more than one token a
 // microsecond, or a bucket that takes more than some 35 years to fill. A token
 // bucket refills by one token a microsecond at most, whatever tokens says.
 func NewLimit(name string, tokens uint32, unit Unit, multiple, burst uint32, algorithm Algorithm) (Limit, error) {
@@ -122,7 +142,7 @@ func NewLimit(name string, tokens uint32, unit Unit, multiple, burst uint32, alg
 	if window <= 0 || window > maxCapacity {
 		return Limit{}, fmt.Errorf("window of %d %s is not within 1 second and 35 years", multiple, unit)
 	}
-	if algorithm != TokenBucket && int64(tokens) > window {
+	if algorithm == FixedWindow && int64(tokens) > window || algorithm == SlidingWindow && int64(tokens) >= window {
 		return Limit{}, fmt.Errorf("%d tokens in %s are more than one a microsecond", tokens, time.Duration(window)*time.Microsecond)
 	}
 	if burst == 0 {
@@ -145,12 +165,20 @@ func NewLimit(name string, tokens uint32, unit Unit, multiple, burst uint32, alg
 	case algorithm == TokenBucket:
 		// Rounded up: never more tokens than the limit says.
 		l.interval = (window + int64(tokens) - 1) / int64(tokens)
+	case algorithm == SlidingWindow:
+		// A full window is less than its length, so that a level tells its window.
+		l.interval = (window - 1) / int64(tokens)
 	default:
 		l.interval = window / int64(tokens)
 	}
-	if algorithm == FixedWindow {
+	switch algorithm {
+	case FixedWindow:
 		l.period = window
 		l.suffix += "f"
+	case SlidingWindow:
+		l.period = -window
+		l.suffix += "s"
+	case TokenBucket:
 	}
 	if l.Burst > 0 && l.interval > maxCapacity/int64(l.Burst) {
 		return Limit{}, fmt.Errorf("burst of %d tokens takes more than 35 years to fill", burst)

@@ -19,6 +19,7 @@ type Memory struct {
 // kept is the state of a bucket until it is full again.
 type kept struct {
 	level    int64
+	previous int64
 	expires  int64
 	period   int64
 	capacity int64
@@ -45,7 +46,8 @@ func (m *Memory) Take(ctx context.Context, demands []*Demand) error {
 	for _, d := range demands {
 		for i := range d.Charges {
 			c := &d.Charges[i]
-			c.Level = m.buckets[c.Key].level
+			k := m.buckets[c.Key]
+			c.Level, c.Previous = k.level, k.previous
 		}
 		Decide(now, d)
 		if !d.Allowed {
@@ -61,18 +63,15 @@ func (m *Memory) Take(ctx context.Context, demands []*Demand) error {
 }
 
 func (m *Memory) put(now int64, c *Charge) {
-	expires := c.Level
-	if c.Period != 0 {
-		expires = c.base(now) + c.Period
-	}
-	if c.Level <= c.base(now) {
+	expires := c.ends(now)
+	if expires <= now {
 		delete(m.buckets, c.Key)
 		return
 	}
 	if _, known := m.buckets[c.Key]; !known {
 		m.makeRoom(now)
 	}
-	m.buckets[c.Key] = kept{level: c.Level, expires: expires, period: c.Period, capacity: c.Capacity}
+	m.buckets[c.Key] = kept{level: c.Level, previous: c.Previous, expires: expires, period: c.Period, capacity: c.Capacity}
 }
 
 // makeRoom looks at a few buckets, forgets those that are full again, and one
@@ -111,9 +110,13 @@ func (m *Memory) Drain(share int64) []*Demand {
 	now := m.now().UnixMicro()
 	var debts []*Demand
 	for key, k := range m.buckets {
-		c := Charge{Key: key, Period: k.period, Capacity: k.capacity}
-		missed := min(k.level-c.base(now), k.capacity)
-		if k.expires <= now || missed <= 0 {
+		if k.expires <= now {
+			continue
+		}
+		c := Charge{Key: key, Period: k.period, Capacity: k.capacity, Level: k.level, Previous: k.previous}
+		c.present(now)
+		missed := min(c.used(now), k.capacity)
+		if c.Level, c.Previous = 0, 0; missed <= 0 {
 			continue
 		}
 		c.Cost = max(missed/max(share, 1), 1)

@@ -313,22 +313,20 @@ func (p *plan) answer(dec *Decision) {
 func (p *plan) show(s *Status, u *use) {
 	d := &p.demands[u.demand]
 	c := &d.Charges[u.charge]
-	base := c.base(d.Now)
-	full := base + c.Capacity
-	lacking := c.Level + c.Need - full
-	denied := !d.Allowed && lacking > 0
+	room := c.Capacity - c.used(d.Now)
+	denied := !d.Allowed && c.Need > room
 	left := uint32(0)
-	if worth := u.limit.interval * p.scale; full > c.Level && worth > 0 {
-		left = uint32(min((full-c.Level)/worth, math.MaxUint32)) //nolint:gosec // Bounded on the left.
+	if worth := u.limit.interval * p.scale; room > 0 && worth > 0 {
+		left = uint32(min(room/worth, math.MaxUint32)) //nolint:gosec // Bounded on the left.
 	}
-	reset, retry := c.Level-d.Now, denied
+	reset, retry := c.ends(d.Now)-d.Now, denied
 	switch {
 	case denied && c.Need > c.Capacity:
 		reset, retry = u.limit.Window().Microseconds(), false
-	case c.Period != 0:
-		reset = base + c.Period - d.Now
 	case denied:
-		reset = lacking
+		reset = c.wait(d.Now)
+	case c.Period > 0:
+		reset = c.base(d.Now) + c.Period - d.Now
 	}
 	reset = max(reset, 0)
 	wait := time.Duration(reset) * time.Microsecond

@@ -191,6 +191,11 @@ func results(reply []int64, demands []*Demand) error {
 	want := 1
 	for _, d := range demands {
 		want += 1 + len(d.Charges)
+		for i := range d.Charges {
+			if d.Charges[i].Period < 0 {
+				want++
+			}
+		}
 	}
 	if len(reply) != want {
 		return fmt.Errorf("%w: %d numbers, not %d", errReply, len(reply), want)
@@ -200,7 +205,12 @@ func results(reply []int64, demands []*Demand) error {
 		d.Now, d.Allowed = now, reply[next] == 1
 		for i := range d.Charges {
 			next++
-			d.Charges[i].Level = reply[next]
+			c := &d.Charges[i]
+			c.Level = reply[next]
+			if c.Period < 0 {
+				next++
+				c.Previous = reply[next]
+			}
 		}
 		next++
 	}
@@ -243,7 +253,7 @@ func (r *Redis) inSteps(ctx context.Context, d *Demand) error {
 		for i := range g.Charges {
 			for j := range d.Charges {
 				if d.Charges[j].Key == g.Charges[i].Key {
-					d.Charges[j].Level = g.Charges[i].Level
+					d.Charges[j].Level, d.Charges[j].Previous = g.Charges[i].Level, g.Charges[i].Previous
 				}
 			}
 		}
@@ -265,7 +275,7 @@ func (r *Redis) giveBack(ctx context.Context, taken []*Demand) error {
 			return fmt.Errorf("return what a denied request took: %w", err)
 		}
 		for i := range g.Charges {
-			g.Charges[i].Level = refund.Charges[i].Level
+			g.Charges[i].Level, g.Charges[i].Previous = refund.Charges[i].Level, refund.Charges[i].Previous
 		}
 	}
 	return nil

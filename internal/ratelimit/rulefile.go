@@ -68,7 +68,7 @@ type LimitRule struct {
 	UnitMultiplier  uint32     `yaml:"unit_multiplier" doc:"The window is this many units; 1 where it is not set."`
 	RequestsPerUnit uint32     `yaml:"requests_per_unit" doc:"Tokens in a window; 0 denies everything."`
 	Burst           uint32     `yaml:"burst" doc:"Size of the bucket in tokens; requests_per_unit where it is not set."`
-	Algorithm       string     `yaml:"algorithm" doc:"token_bucket (default) or fixed_window."`
+	Algorithm       string     `yaml:"algorithm" doc:"token_bucket (default), fixed_window or sliding_window."`
 	Path            string     `yaml:"path" doc:"exact: every request is decided by the shared store; leased: tokens may be taken in advance; by the bucket's size where it is not set."`
 	Unlimited       bool       `yaml:"unlimited" doc:"No limit; excludes unit, burst and algorithm."`
 }
@@ -171,8 +171,8 @@ func (l LimitRule) Validate(r *config.Report) {
 		r.Fault("unit", l.Unit, "one of second, minute, hour, day, week, month, year")
 		return
 	}
-	if l.Algorithm != "" && l.Algorithm != TokenBucket.String() && l.Algorithm != FixedWindow.String() {
-		r.Fault("algorithm", l.Algorithm, "token_bucket or fixed_window")
+	if _, ok := ParseAlgorithm(l.Algorithm); !ok {
+		r.Fault("algorithm", l.Algorithm, "one of "+strings.Join(algorithmNames[:], ", "))
 		return
 	}
 	if l.Path != "" && l.Path != "exact" && l.Path != "leased" {
@@ -261,10 +261,7 @@ func checkSiblings(r *config.Report, rules []DescriptorRule) {
 // limit compiles the rule.
 func (l LimitRule) limit() (Limit, error) {
 	unit, _ := ParseUnit(strings.ToLower(l.Unit))
-	algorithm := TokenBucket
-	if l.Algorithm == FixedWindow.String() {
-		algorithm = FixedWindow
-	}
+	algorithm, _ := ParseAlgorithm(l.Algorithm)
 	limit, err := NewLimit(l.Name, l.RequestsPerUnit, unit, l.UnitMultiplier, l.Burst, algorithm)
 	limit.Exact, limit.Leased = l.Path == "exact", l.Path == "leased"
 	return limit, err

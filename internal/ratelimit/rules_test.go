@@ -147,6 +147,7 @@ func TestNewLimit(t *testing.T) {
 		{4_000_000, Second, 1, 0, TokenBucket, 1, 4e6},
 		{0, Hour, 1, 0, TokenBucket, 3600e6, 0},
 		{7, Second, 1, 0, FixedWindow, 142857, 999999},
+		{10, Second, 1, 0, SlidingWindow, 99999, 999990},
 		{1, Year, 1, 0, TokenBucket, 365 * 24 * 3600e6, 365 * 24 * 3600e6},
 	} {
 		l, err := NewLimit("", c.tokens, c.unit, c.multiple, c.burst, c.algorithm)
@@ -165,6 +166,8 @@ func TestNewLimit(t *testing.T) {
 		{1, Year, 40, 0, TokenBucket},
 		{1, Year, 1, 40, TokenBucket},
 		{10, Second, 1, 20, FixedWindow},
+		{1_000_000, Second, 1, 0, SlidingWindow},
+		{10, Second, 1, 20, SlidingWindow},
 	} {
 		if l, err := NewLimit("", c.tokens, c.unit, c.multiple, c.burst, c.algorithm); err == nil {
 			t.Errorf("%+v was taken: %+v", c, l)
@@ -173,7 +176,7 @@ func TestNewLimit(t *testing.T) {
 	if l, _ := NewLimit("", 5, Minute, 15, 0, TokenBucket); l.Name != "15-minutes" || l.Window() != 15*time.Minute {
 		t.Errorf("%s, %s", l.Name, l.Window())
 	}
-	if Unit(99).String() != "unknown" || Unit(99).Window() != 0 || FixedWindow.String() != "fixed_window" {
+	if Unit(99).String() != "unknown" || Unit(99).Window() != 0 || FixedWindow.String() != "fixed_window" || Algorithm(9).String() != "unknown" {
 		t.Error("names")
 	}
 }

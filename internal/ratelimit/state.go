@@ -56,7 +56,7 @@ func (l *Limiter) Reset(ctx context.Context, name string, entries []Entry) error
 	d := p.active[0]
 	for i := range d.Charges {
 		if c := &d.Charges[i]; !c.Shared {
-			c.Cost = -c.Capacity
+			c.Cost = -2 * c.Capacity // Of a sliding window, both windows.
 		}
 	}
 	if err := l.store.Take(ctx, p.active); err != nil {

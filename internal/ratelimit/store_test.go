@@ -222,6 +222,7 @@ func TestLuaEqualsGo(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
 				run := fresh.Add(1)
 				levels := map[string]int64{}
+				before := map[string]int64{}
 				for range rapid.IntRange(1, 5).Draw(t, "batches") {
 					batch := drawBatch(t, run)
 					if err := s.Take(context.Background(), batch); err != nil {
@@ -231,6 +232,7 @@ func TestLuaEqualsGo(t *testing.T) {
 						want := &Demand{Charges: append([]Charge(nil), d.Charges...)}
 						for j := range want.Charges {
 							want.Charges[j].Level = levels[want.Charges[j].Key]
+							want.Charges[j].Previous = before[want.Charges[j].Key]
 						}
 						Decide(d.Now, want)
 						if diff := cmp.Diff(want, d); diff != "" {
@@ -239,7 +241,7 @@ func TestLuaEqualsGo(t *testing.T) {
 						if want.Allowed {
 							for _, c := range want.Charges {
 								if c.Cost != 0 {
-									levels[c.Key] = c.Level
+									levels[c.Key], before[c.Key] = c.Level, c.Previous
 								}
 							}
 						}
@@ -260,12 +262,16 @@ func drawBatch(t *rapid.T, run int64) []*Demand {
 		first := rapid.IntRange(0, 3).Draw(t, "key")
 		for k := range rapid.IntRange(1, 3).Draw(t, "charges") {
 			c := Charge{Key: fmt.Sprintf("test:%d:{a}:%d", run, (first+k)%4)}
-			if rapid.Bool().Draw(t, "window") {
-				c.Key += "w"
-				c.Period = rapid.SampledFrom([]int64{1e6, 60e6, 3600e6, 30 * 24 * 3600e6}).Draw(t, "period")
-				c.Capacity = amount(c.Period, "size")
-			} else {
+			window := rapid.SampledFrom([]int64{1e6, 60e6, 3600e6, 30 * 24 * 3600e6, maxCapacity}).Draw(t, "period")
+			switch rapid.SampledFrom([]Algorithm{TokenBucket, FixedWindow, SlidingWindow}).Draw(t, "algorithm") {
+			case TokenBucket:
 				c.Capacity = amount(maxCapacity, "size")
+			case FixedWindow:
+				c.Key += fmt.Sprintf("w%d", window)
+				c.Period, c.Capacity = window, amount(window, "size")
+			case SlidingWindow:
+				c.Key += fmt.Sprintf("s%d", window)
+				c.Period, c.Capacity = -window, amount(window-1, "size")
 			}
 			c.Need = min(amount(c.Capacity, "need")+rapid.Int64Range(0, 1).Draw(t, "beyond"), c.Capacity+1)
 			c.Cost = rapid.SampledFrom([]int64{0, c.Need, -c.Need, c.Capacity}).Draw(t, "cost")

@@ -10,7 +10,10 @@
 --       of its buckets, then for each of them the place of its key, or 0 for
 --       the demand's next own, and period, capacity, need, cost (integer
 --       microseconds); then the kind of each demand
--- reply now, then for each demand: 1 or 0, then the level of each of its buckets
+-- reply now, then for each demand: 1 or 0, then the level of each of its buckets,
+--       after that of a sliding window what was taken in the window before
+--
+-- A bucket is kept as its level; a sliding window as LEVEL:PREVIOUS.
 --
 -- Numbers stay below 2^53, so that Lua's are exact. All buckets are read at
 -- once, and each is written once, however many demands charge it.
@@ -18,23 +21,31 @@ local KEYS, ARGV, call = KEYS, ARGV, redis.call
 local time = call('TIME')
 local now = time[1] * 1000000 + time[2]
 
-local level = {}
+local level, previous = {}, {}
 local kept = call('MGET', unpack(KEYS))
 for k = 1, #KEYS do
   local value = kept[k]
-  level[KEYS[k]] = value and tonumber(value) or 0
+  local l = value and tonumber(value) or 0
+  if l == 0 and value then
+    local both, before = string.match(value, '^(%d+):(%d+)$')
+    if both then l, previous[KEYS[k]] = tonumber(both), tonumber(before) end
+  end
+  level[KEYS[k]] = l
 end
 
--- A kind is a list of six for each bucket: place, level when full, level when
--- empty, highest level that is allowed, cost, end of the window or 0.
+-- A kind is a list of seven for each bucket: place, level when full, level when
+-- empty, highest level that is allowed, cost, end of the window or 0, and the
+-- weight of the window before a sliding one, or false.
 local kinds, arg = {}, 3
 for k = 1, tonumber(ARGV[1]) do
   local kind, n = {}, 0
   for _ = 1, tonumber(ARGV[arg]) do
-    local base, stop, period = now, 0, tonumber(ARGV[arg + 2])
-    if period > 0 then
-      base = now - now % period
-      stop = base + period
+    local base, stop, weight, period = now, 0, false, tonumber(ARGV[arg + 2])
+    if period ~= 0 then
+      local window = period < 0 and -period or period
+      base = now - now % window
+      stop = base + window
+      if period < 0 then weight = (stop - now) / window end
     end
     local empty = base + ARGV[arg + 3]
     kind[n + 1] = tonumber(ARGV[arg + 1])
@@ -43,7 +54,8 @@ for k = 1, tonumber(ARGV[1]) do
     kind[n + 4] = empty - ARGV[arg + 4]
     kind[n + 5] = tonumber(ARGV[arg + 5])
     kind[n + 6] = stop
-    n = n + 6
+    kind[n + 7] = weight
+    n = n + 7
     arg = arg + 5
   end
   kinds[tostring(k)] = kind
@@ -56,22 +68,42 @@ for i = arg, #ARGV do
   local kind = kinds[ARGV[i]]
   local at, allowed, mine = size + 1, 1, own
   size = at
-  for b = 1, #kind, 6 do
+  for b = 1, #kind, 7 do
     local place = kind[b]
     if place == 0 then
       mine = mine + 1
       place = mine
     end
-    local l, base, empty = level[KEYS[place]], kind[b + 1], kind[b + 2]
-    if l < base then l = base elseif l > empty then l = empty end
-    if l > kind[b + 3] then allowed = 0 end
-    size = size + 1
-    reply[size] = l
+    local l, base, empty, weight = level[KEYS[place]], kind[b + 1], kind[b + 2], kind[b + 6]
+    if weight then
+      local window = kind[b + 5] - base
+      local used, before = l % window, previous[KEYS[place]] or 0
+      local from = l - used
+      if from == base - window then
+        used, before = 0, used
+      elseif from < base then
+        used, before = 0, 0
+      elseif from > base then
+        used, before = empty - base, 0
+      end
+      l = base + used
+      if l > empty then l = empty end
+      if before > empty - base then before = empty - base end
+      if l + math.ceil(before * weight) > kind[b + 3] then allowed = 0 end
+      size = size + 2
+      reply[size - 1] = l
+      reply[size] = before
+    else
+      if l < base then l = base elseif l > empty then l = empty end
+      if l > kind[b + 3] then allowed = 0 end
+      size = size + 1
+      reply[size] = l
+    end
   end
   reply[at] = allowed
   if allowed == 1 then
     mine = own
-    for b = 1, #kind, 6 do
+    for b = 1, #kind, 7 do
       local place, cost, stop = kind[b], kind[b + 4], kind[b + 5]
       if place == 0 then
         mine = mine + 1
@@ -79,14 +111,27 @@ for i = arg, #ARGV do
       end
       at = at + 1
       if cost ~= 0 then
+        local key = KEYS[place]
         local l, base, empty = reply[at] + cost, kind[b + 1], kind[b + 2]
+        if kind[b + 6] then
+          local before = reply[at + 1]
+          if l < base then before = before + l - base end
+          if before < 0 then before = 0 end
+          reply[at + 1] = before
+          previous[key] = before
+          if l > base then
+            stop = stop + stop - base
+          elseif before == 0 then
+            stop = now
+          end
+        end
         if l < base then l = base elseif l > empty then l = empty end
         if stop == 0 then stop = l end
-        local key = KEYS[place]
         reply[at] = l
         level[key] = l
         ends[key] = stop
       end
+      if kind[b + 6] then at = at + 1 end
     end
   end
   own = mine
@@ -94,6 +139,8 @@ end
 
 for key, stop in pairs(ends) do
   local left = stop - now
-  call('SET', key, level[key], 'PX', (left - left % 1000) / 1000 + 1)
+  local value = level[key]
+  if previous[key] then value = string.format('%.0f:%.0f', value, previous[key]) end
+  call('SET', key, value, 'PX', (left - left % 1000) / 1000 + 1)
 end
 return reply
