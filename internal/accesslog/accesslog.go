@@ -12,6 +12,7 @@ package accesslog
 import (
 	"errors"
 	"io"
+	"sync"
 	"time"
 
 	datav3 "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
@@ -57,22 +58,41 @@ type Server struct {
 	alsv3.UnimplementedAccessLogServiceServer
 	sinks   []Sink
 	metrics *metrics
+	stopped chan struct{}
+	stop    sync.Once
 }
 
 // New makes a server that hands every outcome to every sink.
 func New(m prometheus.Registerer, sinks ...Sink) *Server {
-	return &Server{sinks: sinks, metrics: newMetrics(m)}
+	return &Server{sinks: sinks, metrics: newMetrics(m), stopped: make(chan struct{})}
 }
 
-// StreamAccessLogs receives entries until Envoy ends the stream.
+// Stop ends all streams, now and from now on: Envoy opens another to another
+// replica. What is on its way is lost.
+func (s *Server) Stop() { s.stop.Do(func() { close(s.stopped) }) }
+
+// StreamAccessLogs receives entries until Envoy, or Stop, ends the stream.
 func (s *Server) StreamAccessLogs(stream alsv3.AccessLogService_StreamAccessLogsServer) error {
 	s.metrics.streams.Inc()
 	defer s.metrics.streams.Dec()
+	ended := make(chan error, 1)
+	go func() { ended <- s.receive(stream) }() // ends with the stream, at the latest when this returns
+	select {
+	case err := <-ended:
+		if err != nil {
+			return err
+		}
+	case <-s.stopped:
+	}
+	return stream.SendAndClose(&alsv3.StreamAccessLogsResponse{})
+}
+
+func (s *Server) receive(stream alsv3.AccessLogService_StreamAccessLogsServer) error {
 	for {
 		m, err := stream.Recv()
 		switch {
 		case errors.Is(err, io.EOF):
-			return stream.SendAndClose(&alsv3.StreamAccessLogsResponse{})
+			return nil
 		case err != nil:
 			return err
 		}

@@ -97,6 +97,37 @@ func TestStream(t *testing.T) {
 	}
 }
 
+// A graceful stop of the server must not wait for Envoy, which ends no stream.
+func TestStopEndsStreams(t *testing.T) {
+	s := New(prometheus.NewRegistry())
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := grpc.NewServer()
+	alsv3.RegisterAccessLogServiceServer(g, s)
+	go func() { _ = g.Serve(l) }()
+	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	stream, err := alsv3.NewAccessLogServiceClient(conn).StreamAccessLogs(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.Send(&alsv3.StreamAccessLogsMessage{}); err != nil {
+		t.Fatal(err)
+	}
+	s.Stop()
+	s.Stop() // twice is no harm
+	var answer alsv3.StreamAccessLogsResponse
+	if err := stream.RecvMsg(&answer); err != nil {
+		t.Errorf("the stream ended with %v", err)
+	}
+	g.GracefulStop()
+}
+
 func TestOddEntries(t *testing.T) {
 	e := entry(t)
 	e.CommonProperties.Duration = nil

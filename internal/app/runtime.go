@@ -40,6 +40,7 @@ type Runtime struct {
 	servers    []server
 	background []background
 	cleanups   []cleanup
+	onStop     []func()
 	reloads    []reload
 	watched    []string
 	addrs      map[string]string
@@ -83,6 +84,11 @@ func (rt *Runtime) Background(name string, run func(ctx context.Context) error) 
 func (rt *Runtime) Cleanup(name string, do func(ctx context.Context) error) {
 	rt.cleanups = append(rt.cleanups, cleanup{name, do})
 }
+
+// OnStop registers what ends long streams. It is called after the drain delay,
+// just before the servers stop gracefully, which waits for every call under way:
+// a stream that only its client ends would hold it until the timeout.
+func (rt *Runtime) OnStop(end func()) { rt.onStop = append(rt.onStop, end) }
 
 // OnReload registers something that can be loaded afresh while the process
 // runs. prepare does all that can fail and changes nothing; commit cannot fail.
@@ -167,6 +173,9 @@ func (rt *Runtime) stop() error {
 	defer done()
 	var errs []error
 	var mu sync.Mutex
+	for _, end := range rt.onStop {
+		end()
+	}
 	var stopping sync.WaitGroup
 	for _, s := range rt.servers {
 		stopping.Go(func() {
