@@ -371,20 +371,48 @@ func (l *Limiter) observe(demands int, took time.Duration, err error) {
 	l.guard.succeeded()
 }
 
-// without decides while the shared store is gone.
+// without decides while the shared store is gone: each descriptor as its rule
+// says.
 func (l *Limiter) without(p *plan, dec *Decision) {
-	if l.failure == FailLocal {
+	modes := map[FailureMode]bool{}
+	for i := range p.matches {
+		modes[l.mode(p.matches[i].rule)] = true
+	}
+	switch {
+	case modes[FailDeny]:
+		dec.Path, dec.Allowed = PathFallback, false
+	case !modes[FailLocal]:
+		dec.Path, dec.Allowed = PathFallback, true
+	default:
+		if modes[FailAllow] {
+			p.keep(func(descriptor int) bool {
+				return descriptor < 0 || l.mode(p.matches[descriptor].rule) == FailLocal
+			})
+		}
 		p.localise(l.replicas)
-		if l.local.Take(context.Background(), p.active) == nil {
+		if l.local.Take(context.Background(), p.active) == nil { // It has nothing to fail with.
 			dec.Path = PathLocal
 			p.answer(dec)
-			return
 		}
+		return
 	}
-	dec.Path, dec.Allowed = PathFallback, l.failure != FailDeny
 	for i := range p.matches {
-		dec.Statuses = append(dec.Statuses, Status{Rule: p.matches[i].rule, Denied: !dec.Allowed})
+		rule := p.matches[i].rule
+		dec.Statuses = append(dec.Statuses, Status{Rule: rule, Denied: !dec.Allowed && l.mode(rule) == FailDeny})
 	}
+}
+
+// mode is what happens to a descriptor that met the rule while the store is
+// gone. A rule that only watches denies nothing.
+func (l *Limiter) mode(rule *Rule) FailureMode {
+	mode := l.failure
+	if rule != nil && rule.OnFailure != "" {
+		mode = rule.OnFailure
+	}
+	if mode == FailDeny && rule != nil && (rule.Shadow || rule.Quota || rule.Unlimited && rule.OnFailure == "") {
+		return FailAllow
+	}
+	return mode
 }
 
 // count counts the decision about each descriptor.

@@ -518,6 +518,52 @@ func TestStoreGone(t *testing.T) {
 	}
 }
 
+// TestStoreGoneByRule shows that each descriptor fails as its rule says.
+func TestStoreGoneByRule(t *testing.T) {
+	rules := mustParse(t, "domain: d\nsystem: [{unit: hour, requests_per_unit: 3}]\ndescriptors:\n"+
+		"- {key: open, on_failure: allow, rate_limit: {unit: hour, requests_per_unit: 1}}\n"+
+		"- {key: shut, on_failure: deny, rate_limit: {unit: hour, requests_per_unit: 1}}\n"+
+		"- {key: here, on_failure: local, rate_limit: {unit: hour, requests_per_unit: 2}}\n"+
+		"- {key: seen, on_failure: deny, shadow_mode: true, rate_limit: {unit: hour, requests_per_unit: 1}}\n"+
+		"- {key: own, rate_limit: {unit: hour, requests_per_unit: 1}}\n")
+	for _, c := range []struct {
+		keys   []string
+		mode   FailureMode
+		want   []bool
+		path   Path
+		denied []bool // of the last answer
+	}{
+		{[]string{"open"}, FailDeny, []bool{true, true, true, true}, PathFallback, []bool{false}},
+		{[]string{"shut"}, FailAllow, []bool{false}, PathFallback, []bool{true}},
+		{[]string{"here"}, FailDeny, []bool{true, true, false}, PathLocal, []bool{true}},
+		{[]string{"seen"}, FailLocal, []bool{true, true}, PathFallback, []bool{false}},
+		{[]string{"own"}, FailDeny, []bool{false}, PathFallback, []bool{true}},
+		{[]string{"open", "here"}, FailAllow, []bool{true, true, false}, PathLocal, []bool{false, true}},
+		{[]string{"shut", "here"}, FailLocal, []bool{false}, PathFallback, []bool{true, false}},
+		{[]string{"unheard"}, FailLocal, []bool{true, true, true, false}, PathLocal, []bool{true}},
+	} {
+		store := &broken{err: errors.New("gone")}
+		l := newLab(t, rules, func(o *Options) { store.Store, o.Store, o.OnFailure = o.Store, store, c.mode })
+		req := Request{Domain: "d"}
+		for _, key := range c.keys {
+			req.Descriptors = append(req.Descriptors, Descriptor{Entries: []Entry{{key, "x"}}})
+		}
+		for i, want := range c.want {
+			dec := l.decide(req)
+			if dec.Allowed != want || dec.Path != c.path || len(dec.Statuses) != len(c.keys) {
+				t.Errorf("%v, request %d: %+v", c.keys, i, dec)
+			}
+			if i == len(c.want)-1 {
+				for j := range dec.Statuses {
+					if dec.Statuses[j].Denied != c.denied[j] {
+						t.Errorf("%v, descriptor %d: %+v", c.keys, j, dec.Statuses[j])
+					}
+				}
+			}
+		}
+	}
+}
+
 func TestCallerWhoLeavesIsNotTheStoresFault(t *testing.T) {
 	l := newLab(t, mustLoad(t, shipped))
 	ctx, cancel := context.WithCancel(t.Context())

@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"time"
 )
@@ -247,6 +248,16 @@ func (p *plan) charge() {
 			p.demands[i].Allowed = true
 		}
 	}
+}
+
+// keep drops what descriptors count against that are not to be kept.
+func (p *plan) keep(kept func(descriptor int) bool) {
+	p.uses = slices.DeleteFunc(p.uses, func(u use) bool { return !kept(u.descriptor) })
+	for i := range p.demands {
+		p.demands[i].Charges = p.demands[i].Charges[:0]
+	}
+	p.active = p.active[:0]
+	p.charge()
 }
 
 // amounts is what the use needs of its bucket and takes from it.

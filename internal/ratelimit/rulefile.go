@@ -45,6 +45,7 @@ type Tier struct {
 	Name      string      `yaml:"name" doc:"Value of the tier entry."`
 	Unlimited bool        `yaml:"unlimited" doc:"No limit but the system's."`
 	Limits    []LimitRule `yaml:"limits" doc:"All must hold."`
+	OnFailure string      `yaml:"on_failure" doc:"While the shared store is gone: local, allow or deny; the process's own setting where it is not set."`
 }
 
 // CostTable says what a request costs.
@@ -84,6 +85,7 @@ type DescriptorRule struct {
 	Value          Text             `yaml:"value" doc:"Value of the entry; any where it is not set; each * in it stands for any text."`
 	RateLimit      *LimitRule       `yaml:"rate_limit" doc:"Limit of descriptors that end here."`
 	Limits         []LimitRule      `yaml:"limits" doc:"Several limits, all of which must hold; instead of rate_limit."`
+	OnFailure      string           `yaml:"on_failure" doc:"While the shared store is gone: local, allow or deny; the process's own setting where it is not set."`
 	Cost           uint32           `yaml:"cost" doc:"Cost of a request here; the cost table's where it is not set."`
 	ShadowMode     bool             `yaml:"shadow_mode" doc:"Count, but allow what is over the limit."`
 	QuotaMode      bool             `yaml:"quota_mode" doc:"Allow what is over the limit, and name the descriptor in the answer's metadata."`
@@ -127,6 +129,7 @@ func (t TierTable) Validate(r *config.Report) {
 			r.Fault(key+".limits", nil, "at least one limit, or unlimited: true and none")
 		}
 		checkLimits(r, key+".limits", tier.Limits)
+		checkFailure(r, key+".on_failure", tier.OnFailure)
 	}
 	if !names[t.Default] {
 		r.Fault("default", t.Default, "the name of a tier in the table")
@@ -197,6 +200,7 @@ func (d DescriptorRule) Validate(r *config.Report) {
 			r.Fault(fmt.Sprintf("limits[%d].unlimited", i), true, "unlimited only in rate_limit")
 		}
 	}
+	checkFailure(r, "on_failure", d.OnFailure)
 	if d.ShareThreshold && !strings.Contains(string(d.Value), "*") {
 		r.Fault("share_threshold", true, "only beside a value with a *")
 	}
@@ -240,6 +244,15 @@ func checkLimits(r *config.Report, key string, limits []LimitRule) {
 			r.Fault(fmt.Sprintf("%s[%d].unit", key, i), l.Unit, "a window that no other limit of the list has")
 		}
 		seen[limit.suffix] = true
+	}
+}
+
+// checkFailure finds what is no failure mode; none is one.
+func checkFailure(r *config.Report, key, mode string) {
+	switch FailureMode(mode) {
+	case "", FailLocal, FailAllow, FailDeny:
+	default:
+		r.Fault(key, mode, "local, allow or deny")
 	}
 }
 

@@ -32,6 +32,9 @@ type Rule struct {
 	// Quota does the same, and the answer says so, with Metadata.
 	Quota    bool
 	Metadata map[string]any
+	// OnFailure is what happens while the shared store is gone; the limiter's
+	// own where it is empty.
+	OnFailure FailureMode
 
 	cost     uint64 // 0: as the cost table says
 	names    []string
@@ -188,7 +191,7 @@ func (d *domain) add(f RuleFile) error {
 			if err != nil {
 				return fmt.Errorf("tier %s: %w", t.Name, err)
 			}
-			d.tiers[t.Name] = &Rule{Name: "tier." + t.Name, Limits: limits, Unlimited: t.Unlimited, policy: policyOf(limits), counters: new(counters)}
+			d.tiers[t.Name] = &Rule{Name: "tier." + t.Name, Limits: limits, Unlimited: t.Unlimited, OnFailure: FailureMode(t.OnFailure), policy: policyOf(limits), counters: new(counters)}
 		}
 		d.defaultTier = d.tiers[f.Tiers.Default]
 	}
@@ -269,7 +272,7 @@ func compileRule(name string, r DescriptorRule) (*Rule, error) {
 	rule := &Rule{
 		Name: name, cost: uint64(r.Cost), detailed: r.DetailedMetric,
 		Shadow: r.ShadowMode, Quota: r.QuotaMode, Metadata: r.Metadata, Unlimited: limits[0].Unlimited,
-		counters: new(counters),
+		OnFailure: FailureMode(r.OnFailure), counters: new(counters),
 	}
 	for _, l := range limits {
 		if l.Name != "" {
