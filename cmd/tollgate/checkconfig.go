@@ -27,7 +27,18 @@ func checkConfigCommand() command {
 		details: "KIND is a process (" + strings.Join(processes(), ", ") + "; its own binary, which lies beside this one, checks the\n" +
 			"file, environment included), limits (rate limit rules), flags (feature flags), or envoy (Envoy's own\n" +
 			"configuration; `envoy --mode validate -c FILE` says what only Envoy knows).",
-		setup: func(*flag.FlagSet) runFunc { return checkConfig },
+		setup: func(flags *flag.FlagSet) runFunc {
+			descriptor := flags.String("descriptor", "", "with limits: say which rule `KEY=VALUE,...` meets, such as tier=free,user=ada,endpoint=ml")
+			return func(ctx context.Context, p *process, arguments []string) error {
+				if err := checkConfig(ctx, p, arguments); err != nil || *descriptor == "" {
+					return err
+				}
+				if arguments[0] != "limits" {
+					return usagef("-descriptor is for limits")
+				}
+				return explainLimits(p, *descriptor, arguments[1:])
+			}
+		},
 	}
 }
 

@@ -75,6 +75,10 @@ func root() command {
 					upstreamSwitchCommand("reset", "close an upstream's circuits", (*apiclient.Client).ResetUpstream),
 				},
 			},
+			{
+				name: "limit", summary: "show and reset a user's rate limits, lend a tier",
+				commands: []command{limitShowCommand(), limitResetCommand(), limitOverrideCommand()},
+			},
 			checkConfigCommand(),
 			healthCommand(),
 			versionCommand(),

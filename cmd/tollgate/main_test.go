@@ -139,6 +139,30 @@ func fakeAPI(w http.ResponseWriter, r *http.Request) {
 			`"circuits":[{"class":"default","state":"closed"},{"class":"training","state":"open","retry_after_seconds":1.25}]},%s]}`, nlpUpstream)
 	case "POST /v1/upstreams/nlp/trip", "POST /v1/upstreams/nlp/reset":
 		fmt.Fprint(w, nlpUpstream)
+	case "GET /v1/limits/ada":
+		if r.URL.Query().Get("tier") != "free" {
+			refuse(http.StatusBadRequest, "request_invalid", r.URL.RawQuery)
+			return
+		}
+		fmt.Fprint(w, `{"subject":"ada","buckets":[{"name":"minute","limit":10,"window_seconds":60,"size":10,"remaining":3,"full_in_seconds":42.5,"system":false},`+
+			`{"name":"system-second","limit":10000,"window_seconds":1,"size":10000,"remaining":9999,"full_in_seconds":0.0001,"system":true}]}`)
+	case "POST /v1/limits/ada/reset":
+		if r.URL.Query().Get("reason") != "our fault" {
+			refuse(http.StatusBadRequest, "request_invalid", r.URL.RawQuery)
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	case "PUT /v1/limits/ada/override":
+		var wanted struct{ Tier, Until string }
+		if json.Unmarshal(body, &wanted) != nil || wanted.Tier != "premium" {
+			refuse(http.StatusBadRequest, "request_invalid", fmt.Sprintf("There is no tier %q.", wanted.Tier))
+			return
+		}
+		fmt.Fprintf(w, `{"domain":"tollgate","entry":"user","subject":"ada","tier":"premium","until":%q}`, wanted.Until)
+	case "DELETE /v1/limits/ada/override":
+		w.WriteHeader(http.StatusNoContent)
+	case "GET /v1/limit-overrides":
+		fmt.Fprint(w, `{"overrides":[{"domain":"tollgate","entry":"user","subject":"ada","tier":"premium","until":"2030-01-02T15:04:05Z"}]}`)
 	case "GET /v1/flags":
 		fmt.Fprintf(w, `{"flags":[%s]}`, strings.Join([]string{
 			flag("checkout", `{"force":"on"}`, 7),

@@ -68,6 +68,7 @@ func TestCalls(t *testing.T) {
 		Circuits:  []pyproxy.CircuitStatus{{Class: "default", State: "open", RetryAfterSeconds: 1.5}},
 	}
 	percent, version := 12.5, int64(3)
+	lent := apiclient.LimitOverride{Domain: "d", Entry: "user", Subject: "ada", Tier: "premium", Until: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)}
 	for _, tc := range []struct {
 		name, answer string
 		call         func(c *apiclient.Client) (any, error)
@@ -76,6 +77,26 @@ func TestCalls(t *testing.T) {
 	}{
 		{"revoke", `{}`, func(c *apiclient.Client) (any, error) { return nil, c.RevokeToken(t.Context(), "t", "lost") },
 			`POST /v1/tokens/revoke {"reason":"lost","token":"t"}`, nil},
+		{"limits", `{"buckets":[{"name":"minute","limit":10,"window_seconds":60,"size":10,"remaining":3,"full_in_seconds":42.5}]}`,
+			func(c *apiclient.Client) (any, error) {
+				return c.Limits(t.Context(), apiclient.LimitSubject{Name: "a/b", Entry: "remote_address", Domain: "d"}, "free")
+			},
+			`GET /v1/limits/a%2Fb?domain=d&entry=remote_address&tier=free`,
+			[]apiclient.LimitBucket{{Name: "minute", Limit: 10, WindowSeconds: 60, Size: 10, Remaining: 3, FullInSeconds: 42.5}}},
+		{"reset limits", ``, func(c *apiclient.Client) (any, error) {
+			return nil, c.ResetLimits(t.Context(), apiclient.LimitSubject{Name: "ada"}, "ours")
+		}, `POST /v1/limits/ada/reset?reason=ours`, nil},
+		{"override", `{"domain":"d","entry":"user","subject":"ada","tier":"premium","until":"2030-01-02T03:04:05Z"}`,
+			func(c *apiclient.Client) (any, error) {
+				return c.OverrideTier(t.Context(), apiclient.LimitSubject{Name: "ada"}, "premium", lent.Until, "trial")
+			},
+			`PUT /v1/limits/ada/override?reason=trial {"tier":"premium","until":"2030-01-02T03:04:05Z"}`, lent},
+		{"end override", ``, func(c *apiclient.Client) (any, error) {
+			return nil, c.EndOverride(t.Context(), apiclient.LimitSubject{Name: "ada"}, "")
+		}, `DELETE /v1/limits/ada/override`, nil},
+		{"overrides", `{"overrides":[{"domain":"d","entry":"user","subject":"ada","tier":"premium","until":"2030-01-02T03:04:05Z"}]}`,
+			func(c *apiclient.Client) (any, error) { return c.LimitOverrides(t.Context()) },
+			`GET /v1/limit-overrides`, []apiclient.LimitOverride{lent}},
 		{"flags", `{"version":9,"flags":[` + stored + `]}`, func(c *apiclient.Client) (any, error) { return c.Flags(t.Context()) },
 			`GET /v1/flags`, []apiclient.Flag{want}},
 		{"change", stored, func(c *apiclient.Client) (any, error) {

@@ -39,7 +39,7 @@ func (s *Stack) define() ([]*component, error) {
 		public       []Endpoint
 	}{
 		{Authz, "authz", AuthzOperations, []Endpoint{AuthzGRPC, AuthzHTTP}},
-		{Ratelimit, "ratelimit", RatelimitOps, []Endpoint{RatelimitGRPC}},
+		{Ratelimit, "ratelimit", RatelimitOps, []Endpoint{RatelimitGRPC, RatelimitHTTP}},
 		{Pyproxy1, "pyproxy", Pyproxy1Ops, []Endpoint{Pyproxy1HTTP}},
 		{Pyproxy2, "pyproxy", Pyproxy2Ops, []Endpoint{Pyproxy2HTTP}},
 	} {
@@ -186,13 +186,12 @@ func (s *Stack) settings(part string) ([]string, error) {
 	switch part {
 	case Authz:
 		settings = append(settings, "TOLLGATE_MODE=development", "TOLLGATE_DEVELOPMENT_KEY_FILE="+s.options.KeyFile)
+	case Ratelimit: // its management API is off unless it is told to listen
+		settings = append(settings, "TOLLGATE_MANAGEMENT_LISTEN="+s.ports.Address(RatelimitHTTP))
 	case Pyproxy2:
 		settings = append(settings,
 			"TOLLGATE_HTTP_LISTEN="+s.ports.Address(Pyproxy2HTTP),
 			"TOLLGATE_OPERATIONS_LISTEN="+s.ports.Address(Pyproxy2Ops))
-	}
-	if part == Ratelimit { // it has no management API
-		return settings, nil
 	}
 	operator, err := s.operator.setting()
 	return append(settings, operator), err

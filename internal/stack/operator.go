@@ -19,9 +19,11 @@ const OperatorFile = "operator.json"
 // Operator is the credential with which the management API of a demo stack is
 // called, and where that API is. It is made afresh for every stack.
 type Operator struct {
-	// URL is authz's API; Pyproxy are the URLs of the pyproxy replicas.
-	URL     string   `json:"url"`
-	Pyproxy []string `json:"pyproxy"`
+	// URL is authz's API; Ratelimit is ratelimit's, and Pyproxy are those of the
+	// pyproxy replicas.
+	URL       string   `json:"url"`
+	Ratelimit string   `json:"ratelimit"`
+	Pyproxy   []string `json:"pyproxy"`
 	// Name is the client's, Token its secret.
 	Name  string `json:"name"`
 	Token string `json:"token"`
@@ -30,10 +32,11 @@ type Operator struct {
 // newOperator makes a random credential.
 func newOperator(ports Ports) Operator {
 	return Operator{
-		URL:     ports.URL(AuthzHTTP),
-		Pyproxy: []string{ports.URL(Pyproxy1HTTP), ports.URL(Pyproxy2HTTP)},
-		Name:    "demo-operator",
-		Token:   rand.Text(),
+		URL:       ports.URL(AuthzHTTP),
+		Ratelimit: ports.URL(RatelimitHTTP),
+		Pyproxy:   []string{ports.URL(Pyproxy1HTTP), ports.URL(Pyproxy2HTTP)},
+		Name:      "demo-operator",
+		Token:     rand.Text(),
 	}
 }
 

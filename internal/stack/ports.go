@@ -21,6 +21,7 @@ const (
 	AuthzHTTP         Endpoint = "authz api"
 	AuthzOperations   Endpoint = "authz operations"
 	RatelimitGRPC     Endpoint = "ratelimit grpc"
+	RatelimitHTTP     Endpoint = "ratelimit api"
 	RatelimitOps      Endpoint = "ratelimit operations"
 	Pyproxy1HTTP      Endpoint = "pyproxy-1 http"
 	Pyproxy1Ops       Endpoint = "pyproxy-1 operations"
@@ -44,7 +45,7 @@ func ContractPorts() Ports {
 	return Ports{
 		EnvoyListener: 10000, EnvoyAdmin: 9901,
 		AuthzGRPC: 9101, AuthzHTTP: 8101, AuthzOperations: 7101,
-		RatelimitGRPC: 9102, RatelimitOps: 7102,
+		RatelimitGRPC: 9102, RatelimitHTTP: 8102, RatelimitOps: 7102,
 		Pyproxy1HTTP: 8103, Pyproxy1Ops: 7103,
 		Pyproxy2HTTP: 8113, Pyproxy2Ops: 7113,
 		ServiceML: 9201, ServiceNLP: 9202, ServiceFraud: 9203, ServiceData: 9204, ServiceBlockchain: 9205,

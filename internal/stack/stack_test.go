@@ -348,7 +348,7 @@ func TestOperatorCredential(t *testing.T) {
 	if diff := cmp.Diff(s.Operator(), operator); diff != "" {
 		t.Errorf("credential (-want +got):\n%s", diff)
 	}
-	if operator.URL != s.URL(stack.AuthzHTTP) || len(operator.Token) < 26 || len(operator.Pyproxy) != 2 {
+	if operator.URL != s.URL(stack.AuthzHTTP) || operator.Ratelimit != s.URL(stack.RatelimitHTTP) || len(operator.Token) < 26 || len(operator.Pyproxy) != 2 {
 		t.Errorf("credential %+v", operator)
 	}
 	file := filepath.Join(work, stack.OperatorFile)
