@@ -46,7 +46,9 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	rt.Background("hints", func(ctx context.Context) error { return hints.Run(ctx, proxy.ProbeSoon) })
 
 	return rt.ServeHTTP("http", c.HTTP.Listen, split(proxy, proxy.Management(
-		func(h http.Handler) http.Handler { return auth.RequireAny([]string{credential.Service, credential.Operator}, h) },
+		func(h http.Handler) http.Handler {
+			return auth.RequireAny([]string{credential.Service, credential.Operator}, h)
+		},
 		func(h http.Handler) http.Handler { return auth.Require(credential.Operator, h) },
 	)))
 }

@@ -67,7 +67,7 @@ def build(service: Service, *, faults: bool = False, clock: Callable[[], float] 
     if switch is not None:
         middleware.append(Middleware(FaultInjector, switch=switch))
 
-    app = FastAPI(
+    app = _Application(
         title=f"Tollgate example: {service.name}",
         summary=service.summary,
         description="An example service. Its results are toys and no base for decisions.",
@@ -103,15 +103,23 @@ def build(service: Service, *, faults: bool = False, clock: Callable[[], float] 
     return app
 
 
+class _Application(FastAPI):
+    """FastAPI, with errors documented in the form they really have."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the document, which is also served at ``/openapi.json``."""
+        document = super().openapi()
+        for path in document["paths"].values():
+            for operation in path.values():
+                for status, answer in operation["responses"].items():
+                    if status == "422":
+                        answer["content"] = {problem.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+        return document
+
+
 def openapi(service: Service) -> dict[str, Any]:
-    """Return the OpenAPI document of a service, with errors in the form they really have."""
-    document = build(service).openapi()
-    for path in document["paths"].values():
-        for operation in path.values():
-            for status, answer in operation["responses"].items():
-                if status == "422":
-                    answer["content"] = {problem.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return document
+    """Return the OpenAPI document of a service."""
+    return build(service).openapi()
 
 
 def _untraced(scope: MutableMapping[str, Any]) -> bool:
