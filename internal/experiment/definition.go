@@ -225,6 +225,11 @@ func (d *Definition) FlagKey() string {
 	return d.Flag
 }
 
+// ID names what the assignment depends on: the same ID assigns the same users.
+func (d *Definition) ID() string {
+	return fmt.Sprintf("%s:%d traffic %v, %s from %d until %d", d.Key, d.Version, d.Traffic, d.State, d.Start.Unix(), d.Stop.Unix())
+}
+
 // Metrics are the primary one and the guardrails.
 func (d *Definition) Metrics() []Metric { return append([]Metric{d.Primary}, d.Guardrails...) }
 

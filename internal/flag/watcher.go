@@ -121,6 +121,9 @@ func NewWatcher(o WatcherOptions) (*Watcher, error) {
 // It does not block.
 func (w *Watcher) Current() *Set { return w.current.Load().laid }
 
+// Flags is the newest good Set without experiments, never nil.
+func (w *Watcher) Flags() *Set { return w.current.Load().set }
+
 // Experiments lays experiments over the flags from now on, in place of those
 // before. The error names those that do not fit their flags at the moment; they
 // are tried again when flags change.

@@ -1,0 +1,418 @@
+package experiment
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/redisconn"
+)
+
+// Errors of the catalog. What wraps none of them is Redis's answer.
+var (
+	// ErrNotFound: no such experiment.
+	ErrNotFound = errors.New("experiment not found")
+	// ErrConflict: the experiment is not at the revision that the change expected.
+	ErrConflict = errors.New("experiment was changed meanwhile")
+	// ErrInvalid: the definition, or the experiments together, would not be valid.
+	ErrInvalid = errors.New("experiment is not valid")
+)
+
+const (
+	// MaxHistory is how many changes of an experiment are kept.
+	MaxHistory = 200
+	// MaxExperiments bounds the stored experiments, MaxRunning those that are not
+	// stopped: each costs a little on every request.
+	MaxExperiments = 1000
+	MaxRunning     = 64
+	// AnyRevision as a Change's Expect changes whatever is there.
+	AnyRevision int64 = -1
+
+	changeAttempts = 32
+
+	catalogRoot   = redisconn.Prefix + "experiment:{experiments}:"
+	keyRecords    = catalogRoot + "definitions"
+	keyRevisions  = catalogRoot + "revisions"
+	keySetVersion = catalogRoot + "version"
+	keyHistory    = catalogRoot + "history:"
+	noticeChannel = catalogRoot + "changed"
+)
+
+var (
+	//go:embed lua/define.lua
+	defineSource string
+	//go:embed lua/list.lua
+	listSource string
+)
+
+// Record is a stored experiment.
+type Record struct {
+	Definition Definition `json:"definition"`
+	// Revision counts the experiment's changes from 1, deletions included.
+	Revision int64 `json:"revision"`
+	// Updated is when, and UpdatedBy by whom, the revision was written.
+	Updated   time.Time `json:"updated"`
+	UpdatedBy string    `json:"updated_by"`
+}
+
+// Change says who changes an experiment and why.
+type Change struct {
+	Actor  string
+	Reason string
+	// Expect is the revision that the experiment must be at: 0 for one that does
+	// not exist, [AnyRevision] for any.
+	Expect int64
+}
+
+// Entry is one change in an experiment's history.
+type Entry struct {
+	Revision int64     `json:"revision"`
+	At       time.Time `json:"at"`
+	Actor    string    `json:"actor"`
+	// Action is create, update, start, stop, delete or restore.
+	Action string `json:"action"`
+	Reason string `json:"reason,omitempty"`
+	// Definition is the experiment after the change; nil after a deletion.
+	Definition *Definition `json:"definition"`
+}
+
+// Snapshot is everything the catalog holds at one moment.
+type Snapshot struct {
+	// Version counts the changes of all experiments; 0 before the first one.
+	Version int64
+	// Records are the experiments, sorted by key.
+	Records []Record
+	// Broken are stored experiments that this program cannot read.
+	Broken map[string]error
+
+	revisions map[string]int64
+}
+
+// Find gives an experiment's record, nil where there is none.
+func (s *Snapshot) Find(key string) *Record {
+	i := slices.IndexFunc(s.Records, func(r Record) bool { return r.Definition.Key == key })
+	if i < 0 {
+		return nil
+	}
+	return &s.Records[i]
+}
+
+// Catalog keeps definitions in Redis. It is safe for concurrent use, by several
+// processes too: every change is one atomic script, against the version of the
+// whole set that it was checked with.
+type Catalog struct {
+	rdb          redis.UniversalClient
+	list, define *redis.Script
+	now          func() time.Time
+}
+
+// NewCatalog makes a catalog on a client; now stamps changes.
+func NewCatalog(rdb redis.UniversalClient, now func() time.Time) *Catalog {
+	return &Catalog{rdb: rdb, list: redis.NewScript(listSource), define: redis.NewScript(defineSource), now: now}
+}
+
+// List reads every experiment at one moment.
+func (c *Catalog) List(ctx context.Context) (Snapshot, error) {
+	answer, err := c.list.Run(ctx, c.rdb, []string{keyRecords, keyRevisions, keySetVersion}).Slice()
+	if err != nil {
+		return Snapshot{}, fmt.Errorf("read experiments: %w", err)
+	}
+	s, err := parseSnapshot(answer)
+	if err != nil {
+		return Snapshot{}, fmt.Errorf("read experiments: %w", err)
+	}
+	return s, nil
+}
+
+func parseSnapshot(answer []any) (Snapshot, error) {
+	s := Snapshot{Broken: map[string]error{}, revisions: map[string]int64{}}
+	if len(answer) != 3 {
+		return s, fmt.Errorf("answer of %d parts", len(answer))
+	}
+	text, _ := answer[0].(string)
+	var err error
+	if s.Version, err = strconv.ParseInt(text, 10, 64); err != nil {
+		return s, fmt.Errorf("version of experiments: %w", err)
+	}
+	records, err := hashOf(answer[1])
+	if err != nil {
+		return s, err
+	}
+	revisions, err := hashOf(answer[2])
+	if err != nil {
+		return s, err
+	}
+	for key, text := range revisions {
+		if s.revisions[key], err = strconv.ParseInt(text, 10, 64); err != nil {
+			return s, fmt.Errorf("revision of %s: %w", key, err)
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(records)) {
+		var r Record
+		err := json.Unmarshal([]byte(records[key]), &r)
+		if err == nil {
+			err = r.Definition.Validate()
+		}
+		if err == nil && r.Definition.Key != key {
+			err = fmt.Errorf("names itself %q", r.Definition.Key)
+		}
+		if err != nil {
+			s.Broken[key] = fmt.Errorf("stored experiment %s: %w", key, err)
+			continue
+		}
+		s.Records = append(s.Records, r)
+	}
+	return s, nil
+}
+
+// Get reads one experiment, or ErrNotFound.
+func (c *Catalog) Get(ctx context.Context, key string) (Record, error) {
+	s, err := c.List(ctx)
+	if err != nil {
+		return Record{}, err
+	}
+	if r := s.Find(key); r != nil {
+		return *r, nil
+	}
+	return Record{}, fmt.Errorf("%w: %q", ErrNotFound, key)
+}
+
+// Version reads the set's version alone.
+func (c *Catalog) Version(ctx context.Context) (int64, error) {
+	version, err := c.rdb.Get(ctx, keySetVersion).Int64()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return 0, fmt.Errorf("read version of experiments: %w", err)
+	}
+	return version, nil
+}
+
+// Put writes a whole definition. Its Version is the catalog's to give: a change
+// after which users would see or be measured something else begins a new one, so
+// that nothing is mixed. State, Start and Stop stay as they are, unless the
+// experiment is new.
+func (c *Catalog) Put(ctx context.Context, d Definition, by Change) (Record, error) {
+	return c.change(ctx, d.Key, "update", by, func(current *Definition) (*Definition, error) {
+		next := d
+		switch {
+		case current != nil:
+			next.State, next.Start = current.State, current.Start
+			if next.State == Stopped {
+				next.Stop = current.Stop
+			}
+		case next.State == "":
+			next.State = Draft
+		}
+		return &next, nil
+	})
+}
+
+// Update changes an existing experiment by a function, which may be called more
+// than once.
+func (c *Catalog) Update(ctx context.Context, key string, by Change, edit func(*Definition) error) (Record, error) {
+	return c.update(ctx, key, "update", by, edit)
+}
+
+// Start assigns users from now on, or from the definition's start if that is
+// still to come. An experiment that was stopped goes on where it was.
+func (c *Catalog) Start(ctx context.Context, key string, by Change) (Record, error) {
+	return c.update(ctx, key, "start", by, func(d *Definition) error {
+		if d.State == Started {
+			return fmt.Errorf("%w: it is running already", ErrInvalid)
+		}
+		now := c.now().UTC()
+		if d.State == Stopped || d.Start.IsZero() {
+			d.Start = now
+		}
+		if !d.Stop.After(now) {
+			d.Stop = time.Time{}
+		}
+		d.State = Started
+		return nil
+	})
+}
+
+// Stop assigns no users any more; what was measured stays.
+func (c *Catalog) Stop(ctx context.Context, key string, by Change) (Record, error) {
+	return c.update(ctx, key, "stop", by, func(d *Definition) error {
+		if d.State != Started {
+			return fmt.Errorf("%w: it is not running", ErrInvalid)
+		}
+		d.State = Stopped
+		if d.Stop = c.now().UTC(); !d.Start.Before(d.Stop) { // it has not begun
+			d.Start = time.Time{}
+		}
+		return nil
+	})
+}
+
+// Delete removes an experiment; its history stays. What was measured is
+// [Store.Delete]'s.
+func (c *Catalog) Delete(ctx context.Context, key string, by Change) error {
+	_, err := c.change(ctx, key, "delete", by, func(current *Definition) (*Definition, error) {
+		if current != nil && current.State == Started {
+			return nil, fmt.Errorf("%w: stop it before it is deleted", ErrInvalid)
+		}
+		return nil, nil //nolint:nilnil // No definition is what deletes.
+	})
+	return err
+}
+
+// History reads the changes of an experiment, the newest first, at most limit.
+func (c *Catalog) History(ctx context.Context, key string, limit int) ([]Entry, error) {
+	lines, err := c.rdb.LRange(ctx, keyHistory+redisconn.Escape(key), 0, int64(limit)-1).Result()
+	if err != nil {
+		return nil, fmt.Errorf("read history of experiment %q: %w", key, err)
+	}
+	entries := make([]Entry, len(lines))
+	for i, line := range lines {
+		if err := json.Unmarshal([]byte(line), &entries[i]); err != nil {
+			return nil, fmt.Errorf("history of experiment %q: %w", key, err)
+		}
+	}
+	return entries, nil
+}
+
+func (c *Catalog) update(ctx context.Context, key, action string, by Change, edit func(*Definition) error) (Record, error) {
+	return c.change(ctx, key, action, by, func(current *Definition) (*Definition, error) {
+		if current == nil {
+			return nil, fmt.Errorf("%w: %q", ErrNotFound, key)
+		}
+		next := *current
+		if err := edit(&next); err != nil {
+			return nil, err
+		}
+		return &next, nil
+	})
+}
+
+// change applies one change to a snapshot, checks that all experiments are still
+// valid together, and writes if nothing was written meanwhile; otherwise it
+// starts again. edit gets nil for an experiment that does not exist and gives nil
+// to delete.
+func (c *Catalog) change(ctx context.Context, key, action string, by Change, edit func(*Definition) (*Definition, error)) (Record, error) {
+	for range changeAttempts {
+		s, err := c.List(ctx)
+		if err != nil {
+			return Record{}, err
+		}
+		var current *Definition
+		at := int64(0)
+		if r := s.Find(key); r != nil {
+			current, at = &r.Definition, r.Revision
+		}
+		_, broken := s.Broken[key]
+		if by.Expect >= 0 && (at != by.Expect || broken) {
+			return Record{}, fmt.Errorf("%w: %q is at revision %d, not %d", ErrConflict, key, at, by.Expect)
+		}
+		if action == "delete" && current == nil && !broken {
+			return Record{}, fmt.Errorf("%w: %q", ErrNotFound, key)
+		}
+		next, err := edit(current)
+		if err != nil {
+			return Record{}, err
+		}
+		r := Record{Revision: s.revisions[key] + 1, Updated: c.now().UTC(), UpdatedBy: by.Actor}
+		does := action
+		if does == "update" && current == nil {
+			does = "create"
+		}
+		if next != nil {
+			next.Key = key
+			// The revision names the version: it never comes again, not even for an
+			// experiment that was deleted and made anew.
+			if next.Version = int(r.Revision); current != nil && current.Comparable(next) {
+				next.Version = current.Version
+			}
+			if err := s.admits(next); err != nil {
+				return Record{}, fmt.Errorf("%w: %w", ErrInvalid, err)
+			}
+			r.Definition = *next
+		}
+		written, err := c.write(ctx, s.Version, does, by.Reason, map[string]writing{key: {r, next}})
+		if err != nil || written {
+			return r, err
+		}
+	}
+	return Record{}, fmt.Errorf("%w: others kept changing experiments while %q was written", ErrConflict, key)
+}
+
+// admits checks a definition by itself and beside the others.
+func (s *Snapshot) admits(d *Definition) error {
+	errs := []error{d.Validate()}
+	live := 0
+	for i := range s.Records {
+		o := &s.Records[i].Definition
+		if o.Key == d.Key || o.State == Stopped {
+			continue
+		}
+		live++
+		if d.State == Stopped {
+			continue
+		}
+		if o.FlagKey() == d.FlagKey() {
+			errs = append(errs, fmt.Errorf("flag %q is taken by experiment %q", d.FlagKey(), o.Key))
+		}
+		if d.Layer != nil && o.Layer != nil && d.Layer.Name == o.Layer.Name && d.Layer.From < o.Layer.Until && o.Layer.From < d.Layer.Until {
+			errs = append(errs, fmt.Errorf("layer %q from %v until %v overlaps experiment %q's, %v until %v",
+				d.Layer.Name, d.Layer.From, d.Layer.Until, o.Key, o.Layer.From, o.Layer.Until))
+		}
+	}
+	if d.State != Stopped && live >= MaxRunning {
+		errs = append(errs, fmt.Errorf("%d experiments are not stopped, and no more are allowed", live))
+	}
+	if s.Find(d.Key) == nil && len(s.Records) >= MaxExperiments {
+		errs = append(errs, fmt.Errorf("there are %d experiments, and no more are allowed", len(s.Records)))
+	}
+	return errors.Join(errs...)
+}
+
+type writing struct {
+	record Record
+	next   *Definition // nil deletes
+}
+
+// write runs the script for one or more experiments.
+func (c *Catalog) write(ctx context.Context, expect int64, action, reason string, all map[string]writing) (bool, error) {
+	keys := []string{keyRecords, keyRevisions, keySetVersion}
+	args := []any{strconv.FormatInt(expect, 10), MaxHistory, noticeChannel}
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		w := all[key]
+		record := []byte{}
+		var err error
+		if w.next != nil {
+			if record, err = json.Marshal(w.record); err != nil {
+				return false, fmt.Errorf("encode experiment %q: %w", key, err)
+			}
+		}
+		entry, err := json.Marshal(Entry{
+			Revision: w.record.Revision, At: w.record.Updated, Actor: w.record.UpdatedBy, Action: action, Reason: reason, Definition: w.next,
+		})
+		if err != nil {
+			return false, fmt.Errorf("encode history of experiment %q: %w", key, err)
+		}
+		keys = append(keys, keyHistory+redisconn.Escape(key))
+		args = append(args, key, w.record.Revision, record, entry)
+	}
+	written, err := c.define.Run(ctx, c.rdb, keys, args...).Int64()
+	if err != nil {
+		return false, fmt.Errorf("write experiments: %w", err)
+	}
+	return written == 1, nil
+}
+
+// restore writes back what a Redis that has forgotten everything held before.
+func (c *Catalog) restore(ctx context.Context, records []Record) (bool, error) {
+	all := make(map[string]writing, len(records))
+	for i := range records {
+		all[records[i].Definition.Key] = writing{records[i], &records[i].Definition}
+	}
+	return c.write(ctx, 0, "restore", "the store had lost its experiments", all)
+}

@@ -1,0 +1,168 @@
+package experiment
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+const (
+	defaultPoll = 500 * time.Millisecond
+	syncTimeout = 3 * time.Second
+)
+
+// WatcherOptions configure a Watcher.
+type WatcherOptions struct {
+	// Catalog to follow.
+	Catalog *Catalog
+	// Poll is how often the catalog's version is read, besides notices; 500 ms
+	// if 0.
+	Poll time.Duration
+	// Changed is called after every change, by Run's goroutine; may be nil.
+	Changed func(*Set)
+	Log     *slog.Logger
+	// Metrics is where the watcher registers its metrics; may be nil.
+	Metrics prometheus.Registerer
+}
+
+// Set is the experiments at one moment. It is immutable.
+type Set struct {
+	version int64
+	records []Record
+	live    []Live
+}
+
+// Live is an experiment that is not stopped, ready to assign.
+type Live struct {
+	*Definition
+	*Assigner
+}
+
+// Live are the experiments that assign users now or may later by themselves.
+// The caller must not change them.
+func (s *Set) Live() []Live { return s.live }
+
+// Find gives an experiment's record, nil where there is none.
+func (s *Set) Find(key string) *Record {
+	snapshot := Snapshot{Records: s.records}
+	return snapshot.Find(key)
+}
+
+func newSet(version int64, records []Record) *Set {
+	s := &Set{version: version, records: records}
+	for i := range records {
+		if d := &records[i].Definition; d.State == Started {
+			s.live = append(s.live, Live{d, NewAssigner(d)})
+		}
+	}
+	return s
+}
+
+// Watcher follows a catalog. When Redis goes away it keeps what it last knew;
+// when Redis has forgotten everything, it writes that back.
+type Watcher struct {
+	options WatcherOptions
+	current atomic.Pointer[Set]
+	wake    chan struct{}
+	away    bool // only Run's goroutine uses it
+}
+
+// NewWatcher makes a watcher that knows no experiments until Run has read them.
+func NewWatcher(o WatcherOptions) (*Watcher, error) {
+	if o.Poll <= 0 {
+		o.Poll = defaultPoll
+	}
+	if o.Changed == nil {
+		o.Changed = func(*Set) {}
+	}
+	w := &Watcher{options: o, wake: make(chan struct{}, 1)}
+	w.current.Store(newSet(-1, nil))
+	if o.Metrics == nil {
+		return w, nil
+	}
+	running := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tollgate_experiments_running", Help: "Experiments that assign users."},
+		func() float64 { return float64(len(w.Current().Live())) })
+	if err := o.Metrics.Register(running); err != nil {
+		return nil, fmt.Errorf("experiment metrics: %w", err)
+	}
+	return w, nil
+}
+
+// Current is what is known, never nil. It does not block.
+func (w *Watcher) Current() *Set { return w.current.Load() }
+
+// Wake reads the catalog soon, without waiting for a notice.
+func (w *Watcher) Wake() {
+	select {
+	case w.wake <- struct{}{}:
+	default: // a read is due already
+	}
+}
+
+// Run follows the catalog until the context ends. Redis may be down at any time.
+func (w *Watcher) Run(ctx context.Context) error {
+	notices := w.options.Catalog.rdb.Subscribe(ctx, noticeChannel)
+	defer func() { _ = notices.Close() }() // the connection goes with the process
+	poll := time.NewTicker(w.options.Poll)
+	defer poll.Stop()
+	// Also a (re)established subscription is a message: what changed while there
+	// was none is read then.
+	messages := notices.ChannelWithSubscriptions()
+	for {
+		w.sync(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-w.wake:
+		case <-messages:
+		case <-poll.C:
+		}
+	}
+}
+
+func (w *Watcher) sync(ctx context.Context) {
+	limited, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	err := w.pull(limited)
+	switch {
+	case err != nil && !w.away && ctx.Err() == nil:
+		w.away = true
+		w.options.Log.Warn("experiments cannot be read; the last known ones stay in force", "error", err)
+	case err == nil && w.away:
+		w.away = false
+		w.options.Log.Info("experiments can be read again")
+	}
+}
+
+func (w *Watcher) pull(ctx context.Context) error {
+	before := w.Current()
+	version, err := w.options.Catalog.Version(ctx)
+	if err != nil || version == before.version {
+		return err
+	}
+	if version == 0 && len(before.records) > 0 {
+		w.options.Log.Warn("the store has lost its experiments; they are written back", "experiments", len(before.records))
+		if _, err := w.options.Catalog.restore(ctx, before.records); err != nil {
+			return err
+		}
+	}
+	snapshot, err := w.options.Catalog.List(ctx)
+	if err != nil {
+		return err
+	}
+	for key, err := range snapshot.Broken {
+		kept := before.Find(key)
+		if kept != nil {
+			snapshot.Records = append(snapshot.Records, *kept)
+		}
+		w.options.Log.Error("stored experiment is not understood", "experiment", key, "kept", kept != nil, "error", err)
+	}
+	next := newSet(snapshot.Version, snapshot.Records)
+	w.current.Store(next)
+	w.options.Changed(next)
+	return nil
+}
