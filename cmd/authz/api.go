@@ -13,25 +13,38 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/flag"
 	"github.com/tollgate-proxy/tollgate/internal/gate"
+	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
 	"github.com/tollgate-proxy/tollgate/internal/session"
 )
 
 // newAPI builds the HTTP API.
-func newAPI(c Config, rt *app.Runtime, g *gate.Gate, verifier *authn.Verifier, store *revocation.Store, sessions *session.Manager, flags *flag.Store, watcher *flag.Watcher, experiments func(account.Auditor) account.Part) (http.Handler, error) {
+func newAPI(c Config, rt *app.Runtime, conn *redisconn.Conn, g *gate.Gate, verifier *authn.Verifier, store *revocation.Store, sessions *session.Manager, flags *flag.Store, watcher *flag.Watcher) (http.Handler, error) {
 	auth, err := credential.New(c.Management.Clients)
 	if err != nil {
 		return nil, err
 	}
-	auditor := account.LogAuditor{Log: rt.Log}
+	tokens, err := newTokenCallers(c, rt, store)
+	if err != nil {
+		return nil, err
+	}
+	if tokens != nil {
+		auth = auth.WithTokens(tokens)
+	}
+	auditor := account.NewTrail(conn, c.Management.Audit, account.LogAuditor{Log: rt.Log}, time.Now)
 	return account.New(auth,
 		&account.Tokens{Revoker: store, Checker: store, Inspector: inspector{verifier, time.Now}, Sessions: sessions, Auditor: auditor, Now: time.Now},
 		&account.Sessions{Manager: sessions, Auditor: auditor, Now: time.Now},
 		&account.Self{Verifier: verifier, Checker: store, Revoker: store, Manager: sessions, Auditor: auditor, Now: time.Now},
+		&account.OAuth{Revoker: store, Checker: store, Inspector: verifier, Leeway: verifier.Leeway(), Auditor: auditor, Now: time.Now},
+		&account.Signals{
+			Config: c.Signals, Verifier: verifier, Replays: account.NewRedisReplays(conn), Revoker: store, Manager: sessions,
+			Auditor: auditor, Now: time.Now,
+		},
+		auditor,
 		&account.Explain{Explainer: g, TokenHeader: c.Tokens.Sources.Header},
 		account.NewFlags(flags, watcher, auditor, time.Now),
 		account.NewOFREP(watcher, time.Now),
-		experiments(auditor),
 	), nil
 }
 

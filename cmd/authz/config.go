@@ -1,14 +1,12 @@
 package main
 
 import (
-	"fmt"
-	"strings"
 	"time"
 
+	"github.com/tollgate-proxy/tollgate/internal/account"
 	"github.com/tollgate-proxy/tollgate/internal/app"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/config"
-	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/extauthz"
 	"github.com/tollgate-proxy/tollgate/internal/policy"
 	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
@@ -28,18 +26,18 @@ type Config struct {
 	Mode        string                  `yaml:"mode" doc:"production, or development: then tokens of the development key are accepted too."`
 	Development authn.DevelopmentConfig `yaml:"development"`
 	GRPC        ListenConfig            `yaml:"grpc"`
-	HTTP        ListenConfig            `yaml:"http"`
+	HTTP        HTTPConfig              `yaml:"http"`
 	Redis       redisconn.Config        `yaml:"redis"`
 	Tokens      authn.Config            `yaml:"tokens"`
 	Policy      policy.Config           `yaml:"policy"`
 	Revocation  RevocationConfig        `yaml:"revocation"`
 	Sessions    session.Config          `yaml:"sessions"`
 	Flags       FlagsConfig             `yaml:"flags"`
-	Experiments ExperimentsConfig       `yaml:"experiments"`
 	Headers     extauthz.HeadersConfig  `yaml:"headers"`
 	Limits      LimitsConfig            `yaml:"limits"`
 	JWTAuthn    JWTAuthnConfig          `yaml:"jwt_authn"`
 	Management  ManagementConfig        `yaml:"management"`
+	Signals     account.SignalsConfig   `yaml:"signals" doc:"What identity providers may say here: logouts, security events, global token revocation."`
 }
 
 // Validate checks what concerns several sections.
@@ -47,6 +45,7 @@ func (c Config) Validate(r *config.Report) {
 	if c.Tokens.Development.KeyFile != "" {
 		r.Fault("tokens.development.key_file", c.Tokens.Development.KeyFile, "development.key_file, at the top of the file")
 	}
+	c.Management.Tokens.check(r, c.Tokens.Issuers, c.Mode == development)
 	switch c.Mode {
 	case production:
 		if len(c.Tokens.Issuers) == 0 {
@@ -144,41 +143,20 @@ type JWTAuthnConfig struct {
 	PayloadKey string `yaml:"payload_key" doc:"payload_in_metadata of Envoy's jwt_authn filter, for issuers with keys.envoy; empty reads nothing of that filter."`
 }
 
-// ManagementConfig is the section "management".
-type ManagementConfig struct {
-	Clients []credential.Client `yaml:"clients" doc:"Callers of the HTTP API; without one the API refuses everybody."`
-}
-
-// Validate checks the section.
-func (c ManagementConfig) Validate(r *config.Report) {
-	names, hashes := map[string]bool{}, map[string]bool{}
-	for i, client := range c.Clients {
-		if names[client.Name] {
-			r.Fault(fmt.Sprintf("clients[%d].name", i), client.Name, "a name that no other client has")
-		}
-		if hash := strings.ToLower(client.SecretSHA256); hashes[hash] {
-			r.Fault(fmt.Sprintf("clients[%d].secret_sha256", i), config.NewSecret(hash), "a secret that no other client has")
-		} else {
-			hashes[hash] = true
-		}
-		names[client.Name] = true
-	}
-}
-
 func defaults() Config {
 	return Config{
-		Base:        app.DefaultBase("127.0.0.1:7101"),
-		Mode:        production,
-		GRPC:        ListenConfig{"127.0.0.1:9101"},
-		HTTP:        ListenConfig{"127.0.0.1:8101"},
-		Redis:       redisconn.Default(),
-		Tokens:      authn.Default(),
-		Policy:      policy.Default(),
-		Revocation:  RevocationConfig{Mode: replicated, MaxStaleness: 5 * time.Second, Heartbeat: 500 * time.Millisecond, MaxEntries: 4_000_000},
-		Sessions:    session.DefaultConfig(),
-		Flags:       FlagsConfig{Poll: 500 * time.Millisecond},
-		Experiments: defaultExperiments(),
-		Headers:     extauthz.DefaultHeaders(),
-		Limits:      LimitsConfig{Domain: "tollgate", OverridesPoll: time.Second, Headers: true, Store: ratelimit.DefaultStore()},
+		Base:       app.DefaultBase("127.0.0.1:7101"),
+		Mode:       production,
+		GRPC:       ListenConfig{"127.0.0.1:9101"},
+		HTTP:       HTTPConfig{Listen: "127.0.0.1:8101"},
+		Redis:      redisconn.Default(),
+		Tokens:     authn.Default(),
+		Policy:     policy.Default(),
+		Revocation: RevocationConfig{Mode: replicated, MaxStaleness: 5 * time.Second, Heartbeat: 500 * time.Millisecond, MaxEntries: 4_000_000},
+		Sessions:   session.DefaultConfig(),
+		Flags:      FlagsConfig{Poll: 500 * time.Millisecond},
+		Headers:    extauthz.DefaultHeaders(),
+		Management: ManagementConfig{Audit: account.DefaultTrail(), Tokens: ManagementTokensConfig{Audience: "tollgate-management"}},
+		Limits:     LimitsConfig{Domain: "tollgate", OverridesPoll: time.Second, Headers: true, Store: ratelimit.DefaultStore()},
 	}
 }

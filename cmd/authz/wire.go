@@ -94,11 +94,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	})
 
 	server := extauthz.New(extauthz.Options{Decider: g, Headers: c.Headers, TokenHeader: c.Tokens.Sources.Header, PayloadKey: c.JWTAuthn.PayloadKey, LimitHeaders: c.Limits.Headers})
-	measure, experiments, err := newExperiments(c, rt, conn, watcher)
-	if err != nil {
-		return err
-	}
-	outcomes := accesslog.New(rt.Metrics, measure)
+	outcomes := accesslog.New(rt.Metrics)
 	err = rt.ServeGRPC("grpc", c.GRPC.Listen, func(g *grpc.Server) {
 		server.Register(g)
 		alsv3.RegisterAccessLogServiceServer(g, outcomes)
@@ -106,11 +102,11 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	if err != nil {
 		return err
 	}
-	api, err := newAPI(c, rt, g, verifier, store, sessions, flagStore, watcher, experiments)
+	api, err := newAPI(c, rt, conn, g, verifier, store, sessions, flagStore, watcher)
 	if err != nil {
 		return err
 	}
-	return rt.ServeHTTP("http", c.HTTP.Listen, api)
+	return rt.ServeHTTPS("http", c.HTTP.Listen, c.HTTP.TLS, api)
 }
 
 func newVerifier(c Config, rt *app.Runtime) (*authn.Verifier, error) {
