@@ -19,7 +19,7 @@ import (
 )
 
 // newAPI builds the HTTP API.
-func newAPI(c Config, rt *app.Runtime, conn *redisconn.Conn, g *gate.Gate, verifier *authn.Verifier, store *revocation.Store, sessions *session.Manager, flags *flag.Store, watcher *flag.Watcher) (http.Handler, error) {
+func newAPI(c Config, rt *app.Runtime, conn *redisconn.Conn, g *gate.Gate, verifier *authn.Verifier, store *revocation.Store, sessions *session.Manager, flags *flag.Store, watcher *flag.Watcher, experiments func(account.Auditor) account.Part) (http.Handler, error) {
 	auth, err := credential.New(c.Management.Clients)
 	if err != nil {
 		return nil, err
@@ -45,6 +45,7 @@ func newAPI(c Config, rt *app.Runtime, conn *redisconn.Conn, g *gate.Gate, verif
 		&account.Explain{Explainer: g, TokenHeader: c.Tokens.Sources.Header},
 		account.NewFlags(flags, watcher, auditor, time.Now),
 		account.NewOFREP(watcher, time.Now),
+		experiments(auditor),
 	), nil
 }
 

@@ -33,6 +33,7 @@ type Config struct {
 	Revocation  RevocationConfig        `yaml:"revocation"`
 	Sessions    session.Config          `yaml:"sessions"`
 	Flags       FlagsConfig             `yaml:"flags"`
+	Experiments ExperimentsConfig       `yaml:"experiments"`
 	Headers     extauthz.HeadersConfig  `yaml:"headers"`
 	Limits      LimitsConfig            `yaml:"limits"`
 	JWTAuthn    JWTAuthnConfig          `yaml:"jwt_authn"`
@@ -145,18 +146,19 @@ type JWTAuthnConfig struct {
 
 func defaults() Config {
 	return Config{
-		Base:       app.DefaultBase("127.0.0.1:7101"),
-		Mode:       production,
-		GRPC:       ListenConfig{"127.0.0.1:9101"},
-		HTTP:       HTTPConfig{Listen: "127.0.0.1:8101"},
-		Redis:      redisconn.Default(),
-		Tokens:     authn.Default(),
-		Policy:     policy.Default(),
-		Revocation: RevocationConfig{Mode: replicated, MaxStaleness: 5 * time.Second, Heartbeat: 500 * time.Millisecond, MaxEntries: 4_000_000},
-		Sessions:   session.DefaultConfig(),
-		Flags:      FlagsConfig{Poll: 500 * time.Millisecond},
-		Headers:    extauthz.DefaultHeaders(),
-		Management: ManagementConfig{Audit: account.DefaultTrail(), Tokens: ManagementTokensConfig{Audience: "tollgate-management"}},
-		Limits:     LimitsConfig{Domain: "tollgate", OverridesPoll: time.Second, Headers: true, Store: ratelimit.DefaultStore()},
+		Base:        app.DefaultBase("127.0.0.1:7101"),
+		Mode:        production,
+		GRPC:        ListenConfig{"127.0.0.1:9101"},
+		HTTP:        HTTPConfig{Listen: "127.0.0.1:8101"},
+		Redis:       redisconn.Default(),
+		Tokens:      authn.Default(),
+		Policy:      policy.Default(),
+		Revocation:  RevocationConfig{Mode: replicated, MaxStaleness: 5 * time.Second, Heartbeat: 500 * time.Millisecond, MaxEntries: 4_000_000},
+		Sessions:    session.DefaultConfig(),
+		Flags:       FlagsConfig{Poll: 500 * time.Millisecond},
+		Experiments: defaultExperiments(),
+		Headers:     extauthz.DefaultHeaders(),
+		Management:  ManagementConfig{Audit: account.DefaultTrail(), Tokens: ManagementTokensConfig{Audience: "tollgate-management"}},
+		Limits:      LimitsConfig{Domain: "tollgate", OverridesPoll: time.Second, Headers: true, Store: ratelimit.DefaultStore()},
 	}
 }

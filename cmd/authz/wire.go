@@ -94,7 +94,12 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	})
 
 	server := extauthz.New(extauthz.Options{Decider: g, Headers: c.Headers, TokenHeader: c.Tokens.Sources.Header, PayloadKey: c.JWTAuthn.PayloadKey, LimitHeaders: c.Limits.Headers})
-	outcomes := accesslog.New(rt.Metrics)
+	measure, experiments, err := newExperiments(c, rt, conn, watcher)
+	if err != nil {
+		return err
+	}
+	outcomes := accesslog.New(rt.Metrics, measure)
+	rt.OnStop(outcomes.Stop)
 	err = rt.ServeGRPC("grpc", c.GRPC.Listen, func(g *grpc.Server) {
 		server.Register(g)
 		alsv3.RegisterAccessLogServiceServer(g, outcomes)
@@ -102,7 +107,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	if err != nil {
 		return err
 	}
-	api, err := newAPI(c, rt, conn, g, verifier, store, sessions, flagStore, watcher)
+	api, err := newAPI(c, rt, conn, g, verifier, store, sessions, flagStore, watcher, experiments)
 	if err != nil {
 		return err
 	}
