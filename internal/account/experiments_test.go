@@ -1,0 +1,221 @@
+package account
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/credential"
+	"github.com/tollgate-proxy/tollgate/internal/experiment"
+	"github.com/tollgate-proxy/tollgate/internal/redistest"
+)
+
+// experimentAPI is the API over a Redis, with a running watcher and recorder.
+type experimentAPI struct {
+	flagAPI
+	recorder *experiment.Recorder
+	watch    *experiment.Watcher
+}
+
+func newExperimentAPI(t *testing.T, c *redis.Client) *experimentAPI {
+	t.Helper()
+	auth, err := credential.New([]credential.Client{
+		{Name: "desk", SecretSHA256: sha256Hex(flagOperator), Roles: []string{credential.Operator}},
+		{Name: "app", SecretSHA256: sha256Hex(flagService), Roles: []string{credential.Service}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := func() time.Time { return flagTime }
+	catalog, store := experiment.NewCatalog(c, now), experiment.NewStore(c)
+	log := slog.New(slog.DiscardHandler)
+	watcher, err := experiment.NewWatcher(experiment.WatcherOptions{Catalog: catalog, Poll: 10 * time.Millisecond, Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	recorder, err := experiment.NewRecorder(experiment.RecorderOptions{Store: store, Flush: 10 * time.Millisecond, Log: log, Metrics: prometheus.NewRegistry()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 2)
+	go func() { done <- watcher.Run(ctx) }()
+	go func() { done <- recorder.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-done; <-done })
+	a := &experimentAPI{flagAPI: flagAPI{audit: &auditTrail{}}, recorder: recorder, watch: watcher}
+	a.handler = New(auth, NewExperiments(ExperimentsOptions{
+		Catalog: catalog, Store: store, Watcher: watcher, Recorder: recorder, Audit: a.audit, Now: now,
+		Fits: func(d *experiment.Definition) error {
+			if d.FlagKey() == "secret" {
+				return errors.New("flag secret is in no header")
+			}
+			return nil
+		},
+	}))
+	return a
+}
+
+const buttonExperiment = `{"key": "button", "description": "Is <b> bolder?", "variants": [{"name": "control", "weight": 1}, {"name": "bold", "weight": 1}],
+	"traffic": 1, "minimum_users": 50, "primary": {"name": "bought", "kind": "rate"},
+	"guardrails": [{"name": "latency", "kind": "mean", "source": "latency", "lower_is_better": true}]}`
+
+func (a *experimentAPI) must(t *testing.T, status int, method, path, body string) string {
+	t.Helper()
+	w := a.call(method, path, body, flagOperator)
+	if w.Code != status {
+		t.Fatalf("%s %s: got %d, want %d: %s", method, path, w.Code, status, w.Body)
+	}
+	return w.Body.String()
+}
+
+func (a *experimentAPI) running(t *testing.T) *experiment.Definition {
+	t.Helper()
+	a.must(t, http.StatusCreated, "POST", "/v1/experiments", `{"reason": "try", "definition": `+buttonExperiment+`}`)
+	a.must(t, http.StatusOK, "POST", "/v1/experiments/button/start", "")
+	waitFor(t, "the running experiment", func() bool { return len(a.watch.Current().Live()) == 1 })
+	return a.watch.Current().Live()[0].Definition
+}
+
+func TestExperimentLife(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		a := newExperimentAPI(t, c)
+		if d := a.running(t); d.State != experiment.Started || !d.Start.Equal(flagTime) {
+			t.Errorf("got %+v", d)
+		}
+		if e := a.audit.last(); e.Actor != "desk" || e.Action != "experiment.start" || e.Target != "button" || e.Outcome != "done" {
+			t.Errorf("audited %+v", e)
+		}
+		a.must(t, http.StatusConflict, "POST", "/v1/experiments", `{"definition": `+buttonExperiment+`}`)
+		if e := a.audit.last(); e.Outcome != "version_conflict" {
+			t.Errorf("audited %+v", e)
+		}
+		a.must(t, http.StatusOK, "PATCH", "/v1/experiments/button", `{"traffic": 0.25, "auto_stop": true, "minimum_users": 10, "description": "x", "revision": 2}`)
+		a.must(t, http.StatusOK, "PUT", "/v1/experiments/button", `{"definition": `+buttonExperiment+`, "revision": 3}`)
+		a.must(t, http.StatusConflict, "PUT", "/v1/experiments/button", `{"definition": `+buttonExperiment+`, "revision": 3}`)
+		for want, path := range map[string]string{
+			`"experiments":[{"definition":{"key":"button"`: "/v1/experiments",
+			`"revision":4`:      "/v1/experiments/button",
+			`"action":"create"`: "/v1/experiments/button/history",
+		} {
+			if got := a.must(t, http.StatusOK, "GET", path, ""); !strings.Contains(got, want) {
+				t.Errorf("%s: %s is not in %s", path, want, got)
+			}
+		}
+		a.must(t, http.StatusUnprocessableEntity, "DELETE", "/v1/experiments/button", "")
+		// The clock stands still, so the end is set beforehand.
+		a.must(t, http.StatusOK, "POST", "/v1/experiments/button/stop", `{"reason": "enough"}`)
+		a.must(t, http.StatusNoContent, "DELETE", "/v1/experiments/button?revision=5&reason=done", "")
+		for _, path := range []string{"", "/results"} {
+			a.must(t, http.StatusNotFound, "GET", "/v1/experiments/button"+path, "")
+		}
+		a.must(t, http.StatusNotFound, "GET", "/v1/experiments/none/history", "")
+	})
+}
+
+func TestExperimentResults(t *testing.T) {
+	a := newExperimentAPI(t, redistest.Client(t, redistest.Embedded(t)))
+	d := a.running(t)
+	var observations []string
+	for i := range 400 {
+		user := fmt.Sprintf("user-%d", i)
+		arm, _ := d.Assign(user)
+		a.recorder.Observe(d, user, arm, "latency", 0.1+float64(i%9)/100)
+		if i%2 == arm {
+			observations = append(observations, fmt.Sprintf(`{"user": %q, "metric": "bought"}`, user))
+		}
+	}
+	body := `{"observations": [` + strings.Join(observations, ",") + `]}`
+	if w := a.call("POST", "/v1/experiments/button/metrics", body, flagService); w.Code != http.StatusAccepted || !strings.Contains(w.Body.String(), fmt.Sprintf(`"recorded":%d`, len(observations))) {
+		t.Fatalf("got %d: %s", w.Code, w.Body)
+	}
+	var got Results
+	waitFor(t, "400 users", func() bool {
+		if err := json.Unmarshal([]byte(a.must(t, http.StatusOK, "GET", "/v1/experiments/button/results", "")), &got); err != nil {
+			t.Fatal(err)
+		}
+		v := got.Report.Variants
+		return v[0].Users+v[1].Users == 400 && v[0].Metrics[0].Mean > 0 && v[1].Metrics[0].Mean > 0
+	})
+	if got.Definition.Key != "button" || got.QuantileError != 0.01 || got.Report.Verdict == "" || got.Report.Variants[1].Metrics[1].P95 < 0.1 {
+		t.Errorf("got %+v", got)
+	}
+	r := httptest.NewRequest("GET", "/v1/experiments/button/results", nil)
+	r.Header.Set("Authorization", "Bearer "+flagOperator)
+	r.Header.Set("Accept", "text/html,*/*")
+	page := httptest.NewRecorder()
+	a.handler.ServeHTTP(page, r)
+	for _, want := range []string{"<svg", "Is &lt;b&gt; bolder?", "bold", "primary metric, rate per user", "within 1 %"} {
+		if !strings.Contains(page.Body.String(), want) {
+			t.Errorf("%q is not on the page", want)
+		}
+	}
+	if !strings.HasPrefix(page.Header().Get("Content-Type"), "text/html") || !strings.Contains(page.Header().Get("Content-Security-Policy"), "default-src 'none'") {
+		t.Errorf("headers %v", page.Header())
+	}
+}
+
+func TestExperimentRefusals(t *testing.T) {
+	a := newExperimentAPI(t, redistest.Client(t, redistest.Embedded(t)))
+	a.running(t)
+	for name, c := range map[string]struct {
+		method, path, body, secret string
+		status                     int
+		says                       string
+	}{
+		"nobody":                 {"GET", "", "", "", 401, ""},
+		"a service lists":        {"GET", "", "", flagService, 403, ""},
+		"an operator reports":    {"POST", "/button/metrics", "{}", flagOperator, 403, ""},
+		"weights of nothing":     {"PUT", "/x", `{"definition": {}}`, flagOperator, 422, "2 to 16 variants"},
+		"another key":            {"PUT", "/x", `{"definition": ` + buttonExperiment + `}`, flagOperator, 400, "another key"},
+		"an unknown member":      {"PUT", "/x", `{"definition": {"wieght": 1}}`, flagOperator, 400, "wieght"},
+		"the flag is hidden":     {"POST", "", `{"definition": ` + strings.Replace(strings.Replace(buttonExperiment, `"button"`, `"hidden"`, 1), `"traffic"`, `"flag": "secret", "traffic"`, 1) + `}`, flagOperator, 422, "no header"},
+		"the flag is taken":      {"POST", "", `{"definition": ` + strings.Replace(strings.Replace(buttonExperiment, `"button"`, `"second"`, 1), `"traffic"`, `"flag": "button", "traffic"`, 1) + `}`, flagOperator, 422, "is taken"},
+		"a wrong patch":          {"PATCH", "/button", `{"traffic": 7}`, flagOperator, 422, "traffic 7"},
+		"no such one":            {"PATCH", "/none", `{"traffic": 1}`, flagOperator, 404, ""},
+		"nor to start":           {"POST", "/none/start", "", flagOperator, 404, ""},
+		"nor to delete":          {"DELETE", "/none", "", flagOperator, 404, ""},
+		"a wrong revision":       {"DELETE", "/button?revision=x", "", flagOperator, 400, ""},
+		"a negative revision":    {"POST", "/button/stop", `{"revision": -1}`, flagOperator, 400, ""},
+		"started twice":          {"POST", "/button/start", "{}", flagOperator, 422, "running already"},
+		"reports to none":        {"POST", "/none/metrics", `{"observations": [{"user": "a", "metric": "bought"}]}`, flagService, 404, ""},
+		"reports nothing":        {"POST", "/button/metrics", `{"observations": []}`, flagService, 400, ""},
+		"reports of nobody":      {"POST", "/button/metrics", `{"observations": [{"metric": "bought"}]}`, flagService, 422, "observations[0].user"},
+		"reports the gateway's":  {"POST", "/button/metrics", `{"observations": [{"user": "a", "metric": "latency"}]}`, flagService, 422, "observations[0].metric"},
+		"reports what is no sum": {"POST", "/button/metrics", `{"observations": [{"user": "a", "metric": "bought", "value": 1e999}]}`, flagService, 400, ""},
+	} {
+		w := a.call(c.method, "/v1/experiments"+c.path, c.body, c.secret)
+		if w.Code != c.status || !strings.Contains(w.Body.String(), c.says) {
+			t.Errorf("%s: got %d, want %d with %q: %s", name, w.Code, c.status, c.says, w.Body)
+		}
+	}
+	a.must(t, http.StatusOK, "POST", "/v1/experiments/button/stop", "")
+	waitFor(t, "the stopped experiment", func() bool { return len(a.watch.Current().Live()) == 0 })
+	if w := a.call("POST", "/v1/experiments/button/metrics", `{"observations": [{"user": "a", "metric": "bought"}]}`, flagService); w.Code != http.StatusConflict {
+		t.Errorf("a stopped experiment measures: %d", w.Code)
+	}
+}
+
+func TestExperimentsWithoutRedis(t *testing.T) {
+	server := redistest.NewProcess(t)
+	c := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1})
+	t.Cleanup(func() { _ = c.Close() })
+	a := newExperimentAPI(t, c)
+	a.running(t)
+	server.Kill()
+	for _, call := range [][2]string{{"GET", ""}, {"GET", "/button"}, {"GET", "/button/results"}, {"GET", "/button/history"}, {"POST", "/button/stop"}} {
+		w := a.call(call[0], "/v1/experiments"+call[1], "", flagOperator)
+		if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" {
+			t.Errorf("%v: got %d: %s", call, w.Code, w.Body)
+		}
+	}
+}
