@@ -32,9 +32,9 @@ func forged() []string {
 }
 
 // contractNames are the headers that only the gateway may set.
-var contractNames = regexp.MustCompile(`(?i)^x[^a-z0-9](user|feature|risk)([^a-z0-9].*)?$|^x[^a-z0-9](consent|session[^a-z0-9]id)$`) //nolint:gochecknoglobals // compiled once
+var contractNames = regexp.MustCompile(`(?i)^x[^a-z0-9](user|feature|risk)([^a-z0-9].*)?$|^x[^a-z0-9](consent|session[^a-z0-9]id)$`)
 
-var uuid = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`) //nolint:gochecknoglobals // compiled once
+var uuid = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
 
 // testHeaders: backends learn who calls from the gateway and from nobody else.
 func testHeaders(t *testing.T, s *system) {
@@ -59,7 +59,7 @@ func testContractHeaders(t *testing.T, s *system) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := s.api.DeleteFlag(context.Background(), key, reason); err != nil {
+		if err := s.api.DeleteFlag(context.WithoutCancel(t.Context()), key, reason); err != nil {
 			t.Error(err)
 		}
 	})

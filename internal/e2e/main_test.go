@@ -11,7 +11,7 @@ import (
 
 // root is the folder of the sources, and programs the folder of what TestMain
 // built from them.
-var root, programs string //nolint:gochecknoglobals // built once for all tests
+var root, programs string
 
 func TestMain(m *testing.M) {
 	code, err := run(m)

@@ -18,7 +18,7 @@ import (
 // given ("code=\"ok\""). No series is 0.
 func metric(t *testing.T, url, name string, labels ...string) float64 {
 	t.Helper()
-	response, err := http.Get(url) //nolint:gosec,noctx // an address of the test's own
+	response, err := http.Get(url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func plausibleLabels(line string) error {
 	return nil
 }
 
-var metricName = regexp.MustCompile("`((?:tollgate|envoy)_[a-z_]+)[`{]") //nolint:gochecknoglobals // compiled once
+var metricName = regexp.MustCompile("`((?:tollgate|envoy)_[a-z_]+)[`{]")
 
 // testRunbook: the metrics that the runbook sends people to are there.
 func testRunbook(t *testing.T, s *system) {

@@ -69,7 +69,7 @@ func (r *redisServer) ensure(t *testing.T) {
 	client := r.client()
 	defer func() { _ = client.Close() }()
 	await(t, "redis-server to answer", func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Second)
 		defer cancel()
 		return client.Ping(ctx).Err()
 	})
@@ -86,6 +86,12 @@ func (r *redisServer) kill(t *testing.T) {
 	if err := r.process.Kill(); err != nil {
 		t.Error(err)
 	}
+}
+
+func (r *redisServer) pid() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.process.PID()
 }
 
 func (r *redisServer) client() *redis.Client {

@@ -23,7 +23,7 @@ type rogue struct{ address string }
 
 // rogueWays are the last segments, and what rogue does. Those without bytes are
 // served by the handler.
-var rogueWays = []struct{ name, bytes string }{ //nolint:gochecknoglobals // a table
+var rogueWays = []struct{ name, bytes string }{
 	{"ok", ""},
 	{"hang", ""},
 	{"stall", ""},
@@ -64,13 +64,13 @@ func serveRogue(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		return
 	}
-	conn, _, err := w.(http.Hijacker).Hijack() //nolint:forcetypeassert // net/http's own
+	conn, _, err := w.(http.Hijacker).Hijack()
 	if err != nil {
 		panic(err)
 	}
 	defer func() { _ = conn.Close() }()
 	if way == "reset" {
-		_ = conn.(*net.TCPConn).SetLinger(0) //nolint:forcetypeassert // httptest listens on TCP
+		_ = conn.(*net.TCPConn).SetLinger(0)
 		return
 	}
 	for _, known := range rogueWays {

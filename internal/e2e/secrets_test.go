@@ -15,7 +15,7 @@ import (
 )
 
 // jwt is what every token looks like.
-var jwt = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}`) //nolint:gochecknoglobals // compiled once
+var jwt = regexp.MustCompile(`eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}`)
 
 // testSecrets: after everything that the other tests did, no log holds a token, a
 // credential of the management API or a password.

@@ -36,14 +36,17 @@ func TestSystem(t *testing.T) {
 		{"oversize", testOversize},
 		{"slow clients", testSlowClients},
 		{"malformed calls", testMalformedCalls},
+		{"requests to be logged", testLogged},
 		{"tracing", testTracing},
 		{"metrics", testMetrics},
 		{"guides", testGuides},
 		{"reload", testReload},
 		{"python faults", testPythonFaults},
+		{"logs", testLogs},
 		{"backend down", testBackendDown},
 		{"authz down", testAuthzDown},
 		{"ratelimit down", testRatelimitDown},
+		{"hangs", testHangs},
 		{"runbook", testRunbook}, // after the outages: some metrics come with the first event
 		{"redis down at start", testRedisDownAtStart},
 		{"redis down mid-run", testRedisDownMidRun},
@@ -69,6 +72,8 @@ type system struct {
 	// second is a replica of authz that Envoy knows and that is not running unless
 	// a test starts it.
 	second replica
+
+	logged []logged
 
 	mu      sync.Mutex
 	secrets []string // what no log may hold
@@ -105,10 +110,6 @@ func startSystem(t *testing.T) *system {
 	if s.minter, err = authn.NewMinter(key); err != nil {
 		t.Fatal(err)
 	}
-	ports, err := stack.FreePorts()
-	if err != nil {
-		t.Fatal(err)
-	}
 	free := freeAddresses(t, 3)
 	s.second = replica{grpc: free[0], http: free[1], operations: free[2]}
 	s.collector = startCollector(t)
@@ -116,7 +117,7 @@ func startSystem(t *testing.T) *system {
 	s.redis = startRedis(t, filepath.Join(s.work, "redis"))
 	s.hide(s.redis.password)
 	options := stack.Options{
-		Root: root, Bin: programs, Work: s.work, KeyFile: key, Ports: ports,
+		Root: root, Bin: programs, Work: s.work, KeyFile: key,
 		EnvoyPath: os.Getenv(envoyconf.BinaryVariable), RedisURL: s.redis.url(), Faults: true,
 		Environ:    environ(),
 		Env:        s.environment(),
@@ -131,8 +132,14 @@ func startSystem(t *testing.T) *system {
 			s.died = append(s.died, e)
 		},
 	}
-	if s.Stack, err = stack.Start(t.Context(), options); err != nil {
-		t.Fatal(err)
+	// A port that was free may be taken by the time that it is wanted.
+	for attempt := 1; s.Stack == nil; attempt++ {
+		if options.Ports, err = stack.FreePorts(); err != nil {
+			t.Fatal(err)
+		}
+		if s.Stack, err = stack.Start(t.Context(), options); err != nil && (attempt == 3 || !strings.Contains(err.Error(), "in use")) {
+			t.Fatal(err)
+		}
 	}
 	t.Cleanup(func() {
 		if err := s.Stop(); err != nil {

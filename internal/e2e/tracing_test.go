@@ -88,11 +88,6 @@ func connected(spans []span, parent, requestID string) error {
 	if _, err := find("ratelimit", "ShouldRateLimit", server, ingress); err != nil {
 		return err
 	}
-	router, err := find("envoy", "", client, ingress)
-	if err != nil {
-		return err
-	}
-	_ = router // several: one for each of Envoy's calls
 	proxy, err := find("pyproxy", "", server, ingress)
 	if err != nil {
 		return err
@@ -100,7 +95,7 @@ func connected(spans []span, parent, requestID string) error {
 	if above, ok := byID(spans, proxy.parent); !ok || !strings.Contains(above.service, "envoy") || above.kind != client {
 		return fmt.Errorf("pyproxy's span is not below Envoy's call of it:%s", draw(spans))
 	}
-	attempt, err := find("pyproxy", "", client, proxy)
+	attempt, err := find("pyproxy", "ml.predict", client, proxy)
 	if err != nil {
 		return err
 	}
