@@ -47,15 +47,23 @@ type Options struct {
 	LeaseLife time.Duration
 	// Overrides are tiers that subjects have for a while; nil for none.
 	Overrides *Overrides
-	// Replicas is the number of limiters that share the store; 1 where it is
-	// not set. Each grants its share while the store is gone.
+	// Replicas is the least number of limiters that share the store; 1 where it
+	// is not set. Those that a [Redis] store has seen count too. Each grants its
+	// share while the store is gone.
 	Replicas int
+	// BeatEvery is how often a limiter shows the others that it lives; 2 s where
+	// it is not set.
+	BeatEvery time.Duration
 	// Failures is the number of failed calls in a row after which the store is
 	// not asked any more; 3 where it is not set.
 	Failures int
 	// ProbeEvery is how often a store that is gone is tried; 250 ms where it
 	// is not set.
 	ProbeEvery time.Duration
+	// LogDenials is how many denials are logged each second at most; 0 logs
+	// none. LogSubjects names whose they are; else they are told apart only.
+	LogDenials  int
+	LogSubjects bool
 	// Notify is told when the store goes and comes back; it may be nil.
 	Notify  func(up bool, reason string)
 	Now     func() time.Time
@@ -72,7 +80,7 @@ type Limiter struct {
 	timeout  time.Duration
 	failure  FailureMode
 	local    *Memory
-	replicas int64
+	replicas *replicas
 	every    time.Duration
 	now      func() time.Time
 	guard    *guard
@@ -81,6 +89,7 @@ type Limiter struct {
 	// overrides may be nil.
 	overrides *Overrides
 	leases    *leases // nil: nothing is taken in advance
+	denyLog   *denyLog
 	began     time.Time
 	metrics   *metrics
 	unknown   *Rule
@@ -103,12 +112,15 @@ func NewLimiter(o Options) (*Limiter, error) {
 	if o.ProbeEvery <= 0 {
 		o.ProbeEvery = 250 * time.Millisecond
 	}
+	if o.BeatEvery <= 0 {
+		o.BeatEvery = 2 * time.Second
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
 	l := &Limiter{
 		store: o.Store, probe: o.Probe, timeout: o.Timeout, failure: o.OnFailure,
-		local: NewMemory(o.LocalBuckets, o.Now), replicas: int64(max(o.Replicas, 1)),
+		local: NewMemory(o.LocalBuckets, o.Now), replicas: newReplicas(o.Store, o.Replicas, o.BeatEvery),
 		overrides: o.Overrides, every: o.ProbeEvery, now: o.Now, unknown: &Rule{Name: "none", counters: new(counters)},
 	}
 	var err error
@@ -121,6 +133,7 @@ func NewLimiter(o Options) (*Limiter, error) {
 			return l.store.Take(ctx, []*Demand{{Charges: []Charge{{Key: keyPrefix + "}:probe", Capacity: 1, Cost: 1}}}})
 		}
 	}
+	l.denyLog = newDenyLog(o.Log, o.LogDenials, o.LogSubjects)
 	l.guard = newGuard(o.Failures, o.Log, l.metrics, o.Notify)
 	if l.began = o.Now(); o.Denials > 0 {
 		l.denials = newDenials(o.Denials)
@@ -152,6 +165,7 @@ func (l *Limiter) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { l.returnLeases(ctx) })
+	wg.Go(func() { l.replicas.run(ctx, l.metrics.replicas.Set) })
 	l.guard.run(ctx, l.every, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, l.every)
 		defer cancel()
@@ -196,14 +210,15 @@ func (l *Limiter) giveBack(ctx context.Context, refunds []*Demand) {
 
 // settle charges the store with what the local buckets granted.
 func (l *Limiter) settle(ctx context.Context) error {
-	debts := l.local.Drain(l.replicas)
+	share := l.replicas.share(false)
+	debts := l.local.Drain(share)
 	for len(debts) > 0 {
 		n := min(len(debts), MaxBatch)
 		call, cancel := context.WithTimeout(ctx, l.every)
 		err := l.store.Take(call, debts[:n])
 		cancel()
 		if err != nil {
-			l.restore(ctx, debts)
+			l.restore(ctx, debts, share)
 			return err
 		}
 		debts = debts[n:]
@@ -212,9 +227,9 @@ func (l *Limiter) settle(ctx context.Context) error {
 }
 
 // restore puts debts that the store did not take back into the local buckets.
-func (l *Limiter) restore(ctx context.Context, debts []*Demand) {
+func (l *Limiter) restore(ctx context.Context, debts []*Demand, share int64) {
 	for _, d := range debts {
-		d.Charges[0].Cost = scaled(d.Charges[0].Cost, l.replicas, d.Charges[0].Capacity)
+		d.Charges[0].Cost = scaled(d.Charges[0].Cost, share, d.Charges[0].Capacity)
 	}
 	_ = l.local.Take(context.WithoutCancel(ctx), debts) // It has nothing to fail with.
 }
@@ -251,7 +266,7 @@ func (l *Limiter) Decide(ctx context.Context, req *Request, dec *Decision) error
 	default:
 		l.without(p, dec)
 	}
-	l.count(p, dec)
+	l.count(ctx, p, dec)
 	return nil
 }
 
@@ -389,7 +404,7 @@ func (l *Limiter) without(p *plan, dec *Decision) {
 				return descriptor < 0 || l.mode(p.matches[descriptor].rule) == FailLocal
 			})
 		}
-		p.localise(l.replicas)
+		p.localise(l.replicas.share(l.guard.allows()))
 		if l.local.Take(context.Background(), p.active) == nil { // It has nothing to fail with.
 			dec.Path = PathLocal
 			p.answer(dec)
@@ -415,14 +430,17 @@ func (l *Limiter) mode(rule *Rule) FailureMode {
 	return mode
 }
 
-// count counts the decision about each descriptor.
-func (l *Limiter) count(p *plan, dec *Decision) {
+// count counts the decision about each descriptor, and logs some denials.
+func (l *Limiter) count(ctx context.Context, p *plan, dec *Decision) {
 	for i := range dec.Statuses {
 		s := &dec.Statuses[i]
 		o, rule := outcomeAllowed, s.Rule
 		switch {
 		case s.Denied:
 			o = outcomeDenied
+			if l.denyLog.most > 0 && l.denyLog.admits(l.now()) {
+				l.denyLog.write(ctx, p.domain.name, &p.matches[i], s, dec.Path)
+			}
 		case s.Over:
 			o = outcomeShadow
 		}

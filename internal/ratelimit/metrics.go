@@ -37,6 +37,7 @@ type metrics struct {
 	batch     prometheus.Histogram
 	failures  prometheus.Counter
 	degraded  prometheus.Gauge
+	replicas  prometheus.Gauge
 	reloads   *prometheus.CounterVec
 	loaded    prometheus.Gauge
 
@@ -68,6 +69,10 @@ func newMetrics(reg prometheus.Registerer, localBuckets func() float64) (*metric
 			Name: "tollgate_ratelimit_degraded",
 			Help: "1 while the shared store is not asked because it failed.",
 		}),
+		replicas: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tollgate_ratelimit_replicas",
+			Help: "Processes that share the limits, this one among them.",
+		}),
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_ratelimit_rules_loads_total",
 			Help: "Loads of the rule files, by result.",
@@ -82,7 +87,7 @@ func newMetrics(reg prometheus.Registerer, localBuckets func() float64) (*metric
 		Name: "tollgate_ratelimit_local_buckets",
 		Help: "Buckets kept in this process while the shared store is gone.",
 	}, localBuckets)
-	for _, c := range []prometheus.Collector{m.decisions, m.store, m.batch, m.failures, m.degraded, m.reloads, m.loaded, local} {
+	for _, c := range []prometheus.Collector{m.decisions, m.store, m.batch, m.failures, m.degraded, m.replicas, m.reloads, m.loaded, local} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}
