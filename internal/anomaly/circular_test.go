@@ -31,11 +31,14 @@ func TestAgainstPublishedValues(t *testing.T) {
 		t.Errorf("Zar: p = %v, published between 0.001 and 0.002", p)
 	}
 
-	// The documentation of astropy.stats: circmean, circvar, circstd (method circular).
+	// The documentation of astropy.stats: circmean, circvar.
 	d = directionOf(degrees(51, 67, 40, 109, 31, 358), nil)
 	almost("astropy: circmean", d.mean*180/math.Pi, 48.62718088722989, 1e-9)
 	almost("astropy: circvar", 1-d.length, 0.16356352748437508, 1e-12)
-	almost("astropy: circstd", d.deviation(), 0.59766999, 1e-8)
+
+	// The documentation of scipy.stats.circstd.
+	d = directionOf([]float64{0, 0.1 * math.Pi / 2, 0.001 * math.Pi, 0.03 * math.Pi / 2}, nil)
+	almost("scipy: circstd", d.deviation(), 0.063564063306, 5e-13)
 
 	// The documentation of pingouin.circ_rayleigh, which uses the same approximation.
 	d = directionOf([]float64{0.785, 1.570, 3.141, 0.839, 5.934}, nil)

@@ -97,6 +97,8 @@ func TestJudge(t *testing.T) {
 			"", 0, None},
 		"across a border in the same network": {settledIn, seen(0, in(Place{"AT", asBerlin, true, 48.2, 16.4, 20}.Coarse(), "x")),
 			"new_country", 20, Header},
+		"both sides of a border in the same network": {[]*Observation{seen(-3 * day), seen(-time.Minute)},
+			seen(0, in(Place{"AT", asBerlin, true, 48.2, 16.4, 20}.Coarse(), "x")), "new_country", 20, Header},
 		"accuracy makes up for distance": {settledIn, seen(0, in(Place{"DE", 1, true, 50.1, 8.7, 900}.Coarse(), "x")),
 			"new_network", 10, Header},
 		"a country without coordinates": {settledIn, seen(0, in(Place{Country: "US"}, "x"), with("t2", "laptop", "firefox")),
@@ -159,6 +161,14 @@ func TestEvidence(t *testing.T) {
 		Judge(h, seen(0, func(o *Observation) { o.Anonymiser = true }))
 	if v.Reasons != "anonymiser" || v.Score != 5 {
 		t.Errorf("%+v", v)
+	}
+}
+
+func TestSpeedForPeople(t *testing.T) {
+	for took, want := range map[time.Duration]string{0: "at once", time.Second: "36000 km/h", time.Hour: "10 km/h"} {
+		if got := speed(10, took); got != want {
+			t.Errorf("10 km in %s: %s", took, got)
+		}
 	}
 }
 
