@@ -31,6 +31,10 @@ func newAPI(c Config, rt *app.Runtime, conn *redisconn.Conn, g *gate.Gate, verif
 	if tokens != nil {
 		auth = auth.WithTokens(tokens)
 	}
+	document, err := account.NewOpenAPI()
+	if err != nil {
+		return nil, err
+	}
 	auditor := account.NewTrail(conn, c.Management.Audit, account.LogAuditor{Log: rt.Log}, time.Now)
 	return account.New(auth,
 		&account.Tokens{Revoker: store, Checker: store, Inspector: inspector{verifier, time.Now}, Sessions: sessions, Auditor: auditor, Now: time.Now},
@@ -41,7 +45,7 @@ func newAPI(c Config, rt *app.Runtime, conn *redisconn.Conn, g *gate.Gate, verif
 			Config: c.Signals, Verifier: verifier, Replays: account.NewRedisReplays(conn), Revoker: store, Manager: sessions,
 			Auditor: auditor, Now: time.Now,
 		},
-		auditor,
+		auditor, document,
 		&account.Explain{Explainer: g, TokenHeader: c.Tokens.Sources.Header},
 		account.NewFlags(flags, watcher, auditor, time.Now),
 		account.NewOFREP(watcher, time.Now),

@@ -152,6 +152,7 @@ func (s *system) do(method, target, bearer, body string, headers ...string) (*ht
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	checkAnswer(s.t, method, target, answer.StatusCode, answer.Header.Get("Content-Type"), string(text))
 	if bearer != "" && strings.Contains(string(text), bearer) {
 		s.t.Errorf("%s %s repeats the credential: %s", method, target, text)
 	}

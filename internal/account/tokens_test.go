@@ -105,6 +105,7 @@ func (a *tokensAPI) call(path, secret, body string) (int, map[string]any) {
 	r.Header.Set("Authorization", "Bearer "+secret)
 	w := httptest.NewRecorder()
 	a.handler.ServeHTTP(w, r)
+	checkAnswer(a.t, http.MethodPost, path, w.Code, w.Header().Get("Content-Type"), w.Body.String())
 	if strings.Contains(w.Body.String(), "good.") {
 		a.t.Errorf("POST %s: the answer repeats the token: %s", path, w.Body)
 	}
