@@ -7,6 +7,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"maps"
 	"math/big"
 	"strings"
 	"testing"
@@ -30,9 +31,7 @@ func with(t *testing.T, k jose.JSONWebKey, more object) []byte {
 	if err := json.Unmarshal(must(k.MarshalJSON()), &m); err != nil {
 		t.Fatal(err)
 	}
-	for name, v := range more {
-		m[name] = v
-	}
+	maps.Copy(m, more)
 	return must(json.Marshal(m))
 }
 

@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"maps"
 	"math/big"
 	"net/url"
 	"strings"
@@ -122,9 +123,7 @@ func prove(t *testing.T, alg string, key any, token string, headers, changes obj
 		}
 	}
 	h := object{"typ": "dpop+jwt", "jwk": jose.JSONWebKey{Key: publicOf(key)}}
-	for name, v := range headers {
-		h[name] = v
-	}
+	maps.Copy(h, headers)
 	return sign(t, alg, key, h, c)
 }
 

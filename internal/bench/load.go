@@ -78,7 +78,6 @@ func (l *load) run(ctx context.Context, r *result) error {
 type call struct {
 	began time.Time
 	body  []byte
-	ended bool
 }
 
 func (l *load) connection(ctx context.Context, r *result) error {

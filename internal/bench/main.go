@@ -44,17 +44,16 @@ func main() {
 
 // settings of one invocation.
 type settings struct {
-	runs    int
-	window  time.Duration
-	warm    time.Duration
-	bin     string
-	config  string
-	work    string
-	self    string
-	users   int
-	tokens  int
-	out     io.Writer
-	results []string
+	runs   int
+	window time.Duration
+	warm   time.Duration
+	bin    string
+	config string
+	work   string
+	self   string
+	users  int
+	tokens int
+	out    io.Writer
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {

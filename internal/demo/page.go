@@ -157,7 +157,8 @@ func (p *page) log(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	_, _ = w.Write([]byte(strings.Join(lines, "\n") + "\n"))
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	_, _ = w.Write([]byte(strings.Join(lines, "\n") + "\n")) //nolint:gosec // plain text, and never sniffed for anything else
 }
 
 func (p *page) switchPart(do func(ctx context.Context, part string) error) http.HandlerFunc {

@@ -78,10 +78,7 @@ func parseJSONNode(data []byte) (*yaml.Node, error) {
 
 func (r *jsonReader) token() (json.Token, error) {
 	t, err := r.dec.Token()
-	end := r.dec.InputOffset()
-	if end > int64(len(r.data)) {
-		end = int64(len(r.data))
-	}
+	end := min(r.dec.InputOffset(), int64(len(r.data)))
 	r.line += bytes.Count(r.data[r.offset:end], []byte("\n"))
 	r.offset = end
 	if errors.Is(err, io.EOF) && end < int64(len(r.data)) {

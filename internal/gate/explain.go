@@ -3,6 +3,7 @@ package gate
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/policy"
@@ -52,11 +53,12 @@ func (e *Explanation) route(routes *policy.Set, r *Request) {
 		return
 	}
 	match, readings := routes.ExplainMatch(r.Host, r.Method, r.Path)
-	detail := "rule " + match.Route.Name
+	var detail strings.Builder
+	detail.WriteString("rule " + match.Route.Name)
 	for _, reading := range readings {
-		detail += "; read as /" + reading.Path + " it meets " + reading.Route
+		detail.WriteString("; read as /" + reading.Path + " it meets " + reading.Route)
 	}
-	e.note(Step{Name: "route", Passed: match.Route.Access != policy.Denied, Detail: detail})
+	e.note(Step{Name: "route", Passed: match.Route.Access != policy.Denied, Detail: detail.String()})
 }
 
 func (e *Explanation) token(p *authn.Principal, err error) {

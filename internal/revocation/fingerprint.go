@@ -60,6 +60,7 @@ func (r *Revocation) print() fingerprint {
 		return fingerprintOf(r.Digest[:])
 	case KindEverything:
 		return everything()
+	default:
+		return printOf(r.Kind, r.Issuer, r.ID)
 	}
-	return printOf(r.Kind, r.Issuer, r.ID)
 }

@@ -26,19 +26,21 @@ func newSet(limit int) *set {
 
 func larger(a, b uint64) uint64 { return max(a, b) }
 
-// learn merges a change into the set, and tells whether it changed anything.
-func (s *set) learn(c change) bool {
+// learn merges a change into the set.
+func (s *set) learn(c change) {
 	if !c.isMark {
-		return s.note(s.entries.merge(c.print, uint64(c.entry), s.limit, larger)) //nolint:gosec // not negative
+		s.note(s.entries.merge(c.print, uint64(c.entry), s.limit, larger)) //nolint:gosec // not negative
+		return
 	}
 	if c.mark.version == 0 {
-		return s.note(s.marks.merge(c.print, c.mark.pack(), s.limit, mergeMarkWords))
+		s.note(s.marks.merge(c.print, c.mark.pack(), s.limit, mergeMarkWords))
+		return
 	}
 	s.pairing.Lock()
 	defer s.pairing.Unlock()
 	// The version goes first: a reader that sees the mark must see what it relies on.
-	newer := s.note(s.versions.merge(c.print, uint64(c.mark.version), s.limit, larger)) //nolint:gosec // positive
-	return s.note(s.marks.merge(c.print, c.mark.pack(), s.limit, mergeMarkWords)) || newer
+	s.note(s.versions.merge(c.print, uint64(c.mark.version), s.limit, larger)) //nolint:gosec // positive
+	s.note(s.marks.merge(c.print, c.mark.pack(), s.limit, mergeMarkWords))
 }
 
 func (s *set) note(changed, refused bool) bool {

@@ -145,8 +145,7 @@ func TestTableMemory(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&before)
 	held := table.bytes()
-	runtime.KeepAlive(table)
-	table = nil
+	runtime.KeepAlive(table) // it is dead from here on
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	if freed := int64(before.HeapAlloc) - int64(after.HeapAlloc); freed > held*11/10 {

@@ -146,8 +146,8 @@ func TestTimeouts(t *testing.T) {
 		l.Idle, l.Absolute = 10*time.Second, 25*time.Second
 		mustRegister(t, s, "u", "idle", l, at(0))
 		mustRegister(t, s, "u", "used", l, at(0))
-		for _, after := range []time.Duration{9, 18} {
-			if _, err := s.Touch(t.Context(), []Seen{{"u", "used", at(after * time.Second)}}, l, at(after*time.Second)); err != nil {
+		for _, after := range []time.Duration{9 * time.Second, 18 * time.Second} {
+			if _, err := s.Touch(t.Context(), []Seen{{"u", "used", at(after)}}, l, at(after)); err != nil {
 				t.Fatal(err)
 			}
 		}
