@@ -1,5 +1,5 @@
 // Command tollgate is the operator's command: it runs the demo, mints and revokes
-// tokens, sets feature flags, switches circuits, checks configuration files and asks for health.
+// tokens, sets feature flags, runs experiments, switches circuits, checks configuration files and asks for health.
 package main
 
 import (
@@ -67,6 +67,7 @@ func root() command {
 				name: "flag", summary: "list and set feature flags",
 				commands: []command{flagListCommand(), flagSetCommand()},
 			},
+			experimentCommand(),
 			{
 				name: "upstream", summary: "show the Python services' circuits, open and close them",
 				commands: []command{

@@ -23,6 +23,9 @@ type Client struct {
 	http  *http.Client
 }
 
+// raw takes an answer as it is.
+type raw []byte
+
 // maxAnswer bounds what is read of an answer, in bytes.
 const maxAnswer = 16 << 20
 
@@ -114,6 +117,10 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 		return refusal(response, data)
 	}
 	if out == nil {
+		return nil
+	}
+	if page, ok := out.(*raw); ok {
+		*page = data
 		return nil
 	}
 	if err := json.Unmarshal(data, out); err != nil {

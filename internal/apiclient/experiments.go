@@ -1,0 +1,92 @@
+package apiclient
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/experiment"
+)
+
+// Experiment is an experiment as stored.
+type Experiment = experiment.Record
+
+// ExperimentResults is what an experiment has come to.
+type ExperimentResults struct {
+	Experiment
+	At     time.Time         `json:"at"`
+	Report experiment.Report `json:"report"`
+	// QuantileError is the relative error of medians and percentiles.
+	QuantileError float64 `json:"quantile_relative_error"`
+}
+
+// Experiments returns all experiments, sorted by key.
+func (c *Client) Experiments(ctx context.Context) ([]Experiment, error) {
+	var list struct {
+		Experiments []Experiment `json:"experiments"`
+	}
+	err := c.do(ctx, http.MethodGet, "/v1/experiments", nil, &list)
+	return list.Experiments, err
+}
+
+// Experiment returns one experiment.
+func (c *Client) Experiment(ctx context.Context, key string) (Experiment, error) {
+	return c.experiment(ctx, http.MethodGet, key, "", nil)
+}
+
+// CreateExperiment makes a new experiment, a draft.
+func (c *Client) CreateExperiment(ctx context.Context, d experiment.Definition, reason string) (Experiment, error) {
+	var now Experiment
+	if err := c.do(ctx, http.MethodPost, "/v1/experiments", map[string]any{"definition": d, "reason": reason}, &now); err != nil {
+		return Experiment{}, fmt.Errorf("experiment %s: %w", d.Key, err)
+	}
+	return now, nil
+}
+
+// StartExperiment assigns users from now on.
+func (c *Client) StartExperiment(ctx context.Context, key, reason string) (Experiment, error) {
+	return c.experiment(ctx, http.MethodPost, key, "/start", map[string]any{"reason": reason})
+}
+
+// StopExperiment assigns no users any more; the results stay.
+func (c *Client) StopExperiment(ctx context.Context, key, reason string) (Experiment, error) {
+	return c.experiment(ctx, http.MethodPost, key, "/stop", map[string]any{"reason": reason})
+}
+
+// DeleteExperiment removes a stopped experiment and what was measured.
+func (c *Client) DeleteExperiment(ctx context.Context, key, reason string) error {
+	path := "/v1/experiments/" + url.PathEscape(key)
+	if err := c.call(ctx, http.MethodDelete, path, url.Values{"reason": {reason}}, nil, nil); err != nil {
+		return fmt.Errorf("experiment %s: %w", key, err)
+	}
+	return nil
+}
+
+// ExperimentResults returns what an experiment has come to.
+func (c *Client) ExperimentResults(ctx context.Context, key string) (ExperimentResults, error) {
+	var results ExperimentResults
+	if err := c.do(ctx, http.MethodGet, "/v1/experiments/"+url.PathEscape(key)+"/results", nil, &results); err != nil {
+		return ExperimentResults{}, fmt.Errorf("experiment %s: %w", key, err)
+	}
+	return results, nil
+}
+
+// ExperimentPage returns the results as a page for people.
+func (c *Client) ExperimentPage(ctx context.Context, key string) ([]byte, error) {
+	var page raw
+	path := "/v1/experiments/" + url.PathEscape(key) + "/results"
+	if err := c.call(ctx, http.MethodGet, path, url.Values{"format": {"html"}}, nil, &page); err != nil {
+		return nil, fmt.Errorf("experiment %s: %w", key, err)
+	}
+	return page, nil
+}
+
+func (c *Client) experiment(ctx context.Context, method, key, action string, in any) (Experiment, error) {
+	var now Experiment
+	if err := c.do(ctx, method, "/v1/experiments/"+url.PathEscape(key)+action, in, &now); err != nil {
+		return Experiment{}, fmt.Errorf("experiment %s: %w", key, err)
+	}
+	return now, nil
+}
