@@ -60,9 +60,14 @@ func root() command {
 		commands: []command{
 			demoCommand(),
 			{
-				name: "token", summary: "mint development tokens, revoke tokens",
-				commands: []command{mintCommand(), revokeCommand()},
+				name: "token", summary: "mint development tokens, revoke tokens, ask about one",
+				commands: []command{mintCommand(), revokeCommand(), tokenStatusCommand()},
 			},
+			{
+				name: "session", summary: "list and end users' sessions",
+				commands: []command{sessionListCommand(), sessionEndCommand()},
+			},
+			explainCommand(),
 			{
 				name: "flag", summary: "list and set feature flags",
 				commands: []command{flagListCommand(), flagSetCommand()},

@@ -134,6 +134,26 @@ func fakeAPI(w http.ResponseWriter, r *http.Request) {
 		default:
 			refuse(http.StatusBadRequest, "token_malformed", "That is no token.")
 		}
+	case "GET /v1/users/ada/sessions":
+		fmt.Fprintf(w, `{"user":"ada","sessions":[{"id":"s-1","device":{"name":"Phone"},"address":"192.0.2.7","place":{"country":"DE"},"created":%q,"last_seen":%q}]}`, when, when)
+	case "DELETE /v1/users/ada/sessions/s-1":
+		w.WriteHeader(http.StatusNoContent)
+	case "DELETE /v1/users/ada/sessions":
+		fmt.Fprintf(w, `{"ended":3}`)
+	case "POST /v1/users/ada/sessions/end-others":
+		fmt.Fprintf(w, `{"ended":2}`)
+	case "POST /v1/tokens/status":
+		if strings.Contains(string(body), "a.b.c") {
+			fmt.Fprintf(w, `{"active":true,"sub":"ada","iss":"i","exp":1777863721}`)
+		} else {
+			fmt.Fprintf(w, `{"active":false,"code":"token_expired"}`)
+		}
+	case "POST /v1/explain":
+		if strings.Contains(string(body), "a.b.c") {
+			fmt.Fprintf(w, `{"allowed":true,"status":200,"route":"rest","user":"ada","tier":"free","steps":[{"step":"route","passed":true}]}`)
+		} else {
+			fmt.Fprintf(w, `{"allowed":false,"status":401,"code":"token_missing","detail":"A token is required.","route":"rest","tier":"anonymous","steps":[{"step":"token","passed":false,"wanted":"a token"}]}`)
+		}
 	case "GET /v1/upstreams":
 		fmt.Fprintf(w, `{"upstreams":[{"name":"ml","addresses":[{"address":"127.0.0.1:9201","state":"healthy"}],`+
 			`"circuits":[{"class":"default","state":"closed"},{"class":"training","state":"open","retry_after_seconds":1.25}]},%s]}`, nlpUpstream)

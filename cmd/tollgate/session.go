@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"text/tabwriter"
+	"time"
+)
+
+func sessionListCommand() command {
+	return command{
+		name:      "list",
+		arguments: "USER",
+		summary:   "list a user's sessions, the oldest first",
+		details:   apiDetails,
+		setup: func(flags *flag.FlagSet) runFunc {
+			api := apiFlags(flags)
+			return func(ctx context.Context, p *process, arguments []string) error {
+				if len(arguments) != 1 {
+					return usagef("one user is needed")
+				}
+				client, err := api.client(p)
+				if err != nil {
+					return err
+				}
+				all, err := client.Sessions(ctx, arguments[0])
+				if err != nil {
+					return err
+				}
+				table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
+				sayf(table, "SESSION\tDEVICE\tADDRESS\tCOUNTRY\tCREATED\tLAST SEEN\n")
+				for _, s := range all {
+					sayf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", s.ID, dash(s.Device.Name), dash(s.Address), dash(s.Place.Country),
+						s.Created.UTC().Format(time.DateTime), s.LastSeen.UTC().Format(time.DateTime))
+				}
+				return table.Flush()
+			}
+		},
+	}
+}
+
+func sessionEndCommand() command {
+	return command{
+		name:      "end",
+		arguments: "USER [SESSION]",
+		summary:   "end a session with all its tokens, everywhere; or all of a user's",
+		details:   "Without a session, -all ends every one of the user's, and -keep every one but that.\n" + apiDetails,
+		setup: func(flags *flag.FlagSet) runFunc {
+			api := apiFlags(flags)
+			reason := flags.String("reason", "", "why, for the audit trail")
+			all := flags.Bool("all", false, "end all sessions of the user")
+			keep := flags.String("keep", "", "end all but this `session`")
+			return func(ctx context.Context, p *process, arguments []string) error {
+				ways := 0
+				for _, chosen := range []bool{len(arguments) == 2, *all, *keep != ""} {
+					if chosen {
+						ways++
+					}
+				}
+				if len(arguments) == 0 || len(arguments) > 2 || ways != 1 {
+					return usagef("a user is needed, and one of a session, -all and -keep")
+				}
+				client, err := api.client(p)
+				if err != nil {
+					return err
+				}
+				if len(arguments) == 2 {
+					if err := client.EndSession(ctx, arguments[0], arguments[1], *reason); err != nil {
+						return err
+					}
+					sayf(p.stdout, "1 ended\n")
+					return nil
+				}
+				n, err := client.EndSessions(ctx, arguments[0], *keep, *reason)
+				if err != nil {
+					return err
+				}
+				sayf(p.stdout, "%d ended\n", n)
+				return nil
+			}
+		},
+	}
+}
