@@ -52,6 +52,7 @@ func testHangs(t *testing.T, s *system) {
 	})
 	served()
 	t.Run("redis", func(t *testing.T) {
+		s.awaitOneLimiter(t)
 		s.freeze(t, s.redis.pid())
 		within(t, limitRefill, func() error { // decided by each process for itself
 			address := newAddress()

@@ -144,6 +144,7 @@ func testRedisDownMidRun(t *testing.T, s *system) {
 		s.refused(t, http.StatusUnauthorized, "token_revoked", ask{path: "/orders", token: revoked})
 	}
 	dead()
+	s.awaitOneLimiter(t)
 	s.redis.kill(t)
 
 	// Limits hold on, decided by this replica alone.
@@ -231,4 +232,16 @@ func testRedisDownMidRun(t *testing.T, s *system) {
 	if err != nil || a.GetDeniedResponse().GetStatus().GetCode() != http.StatusUnauthorized {
 		t.Errorf("a new replica: %v, %v", a, err)
 	}
+}
+
+// awaitOneLimiter waits until ratelimit knows that it is alone again, and grants
+// all of a limit without Redis: one that was killed is counted for a while.
+func (s *system) awaitOneLimiter(t *testing.T) {
+	t.Helper()
+	await(t, "ratelimit to know that it is alone", func() error {
+		if n := s.metric(t, stack.RatelimitOps, "tollgate_ratelimit_replicas"); n != 1 {
+			return fmt.Errorf("%v replicas", n)
+		}
+		return nil
+	})
 }
