@@ -8,6 +8,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
+	"github.com/tollgate-proxy/tollgate/internal/rls/xds"
 )
 
 // Config is the root of config/ratelimit.yaml.
@@ -56,12 +57,13 @@ type LimitsConfig struct {
 	Files         []config.Path `yaml:"files" doc:"Rule files, and folders of *.yaml and *.yml files; watched, and loaded again when they change."`
 	OverridesPoll time.Duration `yaml:"overrides_poll" doc:"How often overrides of users' tiers are read from Redis."`
 	Headers       bool          `yaml:"headers" doc:"Tell clients of their limits: RateLimit, RateLimit-Policy, X-RateLimit-* and Retry-After."`
+	XDS           xds.Config    `yaml:"xds"`
 }
 
 // Validate checks the section.
 func (c LimitsConfig) Validate(r *config.Report) {
-	if len(c.Files) == 0 {
-		r.Fault("files", nil, "at least one rule file or folder")
+	if len(c.Files) == 0 && c.XDS.Server == "" {
+		r.Fault("files", nil, "at least one rule file or folder, or xds.server")
 	}
 	if c.OverridesPoll < 10*time.Millisecond || c.OverridesPoll > time.Hour {
 		r.Fault("overrides_poll", c.OverridesPoll, "10ms to 1h")
@@ -73,7 +75,7 @@ func defaults() Config {
 		Base:       app.DefaultBase("127.0.0.1:7102"),
 		GRPC:       ListenConfig{"127.0.0.1:9102"},
 		Redis:      redisconn.Default(),
-		Limits:     LimitsConfig{Headers: true, OverridesPoll: time.Second},
+		Limits:     LimitsConfig{Headers: true, OverridesPoll: time.Second, XDS: xds.Default()},
 		Management: ManagementConfig{Domain: "tollgate"},
 		Store:      ratelimit.DefaultStore(),
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 	"github.com/tollgate-proxy/tollgate/internal/rls"
+	"github.com/tollgate-proxy/tollgate/internal/rls/xds"
 )
 
 // gcPercent lets garbage grow to several times the live heap, which is a few
@@ -52,13 +53,29 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		return err
 	}
 	rt.Background("rate limit store", limiter.Run)
+	prepare := func(next *ratelimit.Rules) (func(), error) {
+		return func() { limiter.SetRules(next) }, nil
+	}
+	if c.Limits.XDS.Server != "" {
+		remote, err := xds.New(xds.Options{
+			Config: c.Limits.XDS, Files: rules, Apply: limiter.SetRules, Refused: limiter.RulesRefused, Log: rt.Log,
+		})
+		if err != nil {
+			return err
+		}
+		rt.Background("rate limit rules of the xds server", remote.Run)
+		prepare = remote.Reload
+	}
 	rt.OnReload("rate limit rules", func(context.Context) (func(), error) {
 		next, err := ratelimit.LoadPaths(c.Limits.Files)
-		if err != nil {
-			limiter.RulesRefused()
-			return nil, err
+		if err == nil {
+			var commit func()
+			if commit, err = prepare(next); err == nil {
+				return commit, nil
+			}
 		}
-		return func() { limiter.SetRules(next) }, nil
+		limiter.RulesRefused()
+		return nil, err
 	})
 	for _, file := range rules.Files() {
 		rt.WatchFile(file)

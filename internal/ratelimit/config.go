@@ -71,8 +71,12 @@ func (c StoreConfig) Options() Options {
 	}
 }
 
-// LoadPaths is [LoadRules] for paths of a configuration.
+// LoadPaths is [LoadRules] for paths of a configuration. Where there are none,
+// the rules are none.
 func LoadPaths(files []config.Path) (*Rules, error) {
+	if len(files) == 0 {
+		return Compile()
+	}
 	paths := make([]string, len(files))
 	for i, f := range files {
 		paths[i] = string(f)

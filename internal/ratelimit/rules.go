@@ -16,6 +16,7 @@ import (
 type Rules struct {
 	domains map[string]*domain
 	files   []string
+	parsed  []RuleFile
 }
 
 // Rule says what a descriptor counts against.
@@ -104,10 +105,27 @@ func LoadRules(paths ...string) (*Rules, error) {
 	return rules, nil
 }
 
+// ParseRuleFile reads the content of one rule file; name stands for it in
+// faults.
+func ParseRuleFile(name string, data []byte) (RuleFile, error) {
+	return config.Decode(name, data, RuleFile{})
+}
+
+// With returns these rules and those of more files, as if they had been
+// compiled together.
+func (r *Rules) With(more ...RuleFile) (*Rules, error) {
+	rules, err := Compile(append(r.parsed[:len(r.parsed):len(r.parsed)], more...)...)
+	if err != nil {
+		return nil, err
+	}
+	rules.files = r.files
+	return rules, nil
+}
+
 // ParseRules compiles the content of one rule file; name stands for it in
 // faults.
 func ParseRules(name string, data []byte) (*Rules, error) {
-	rf, err := config.Decode(name, data, RuleFile{})
+	rf, err := ParseRuleFile(name, data)
 	if err != nil {
 		return nil, err
 	}
@@ -158,7 +176,7 @@ func (r *Rules) Domains() []string {
 // Compile makes rules of files that are valid each. Files of one domain are
 // merged; the error names what stands in two of them.
 func Compile(files ...RuleFile) (*Rules, error) {
-	rules := &Rules{domains: map[string]*domain{}}
+	rules := &Rules{domains: map[string]*domain{}, parsed: files}
 	var faults []error
 	for _, f := range files {
 		d := rules.domains[f.Domain]
