@@ -18,6 +18,7 @@ type Config struct {
 	Redis      redisconn.Config      `yaml:"redis"`
 	Limits     LimitsConfig          `yaml:"limits"`
 	Store      ratelimit.StoreConfig `yaml:"store"`
+	Quotas     QuotasConfig          `yaml:"quotas"`
 	Management ManagementConfig      `yaml:"management"`
 }
 
@@ -70,6 +71,26 @@ func (c LimitsConfig) Validate(r *config.Report) {
 	}
 }
 
+// QuotasConfig is the section "quotas": the rate limit quota service.
+type QuotasConfig struct {
+	TimeToLive time.Duration `yaml:"time_to_live" doc:"How long an Envoy may follow an assignment without hearing another; whole seconds, and at least two of Envoy's reporting intervals of 5s."`
+	Idle       time.Duration `yaml:"idle" doc:"How long a bucket may go without a request until Envoy is told to forget it."`
+	MaxBuckets int           `yaml:"max_buckets" doc:"Most buckets of all Envoys; for more there is no assignment."`
+}
+
+// Validate checks the section.
+func (c QuotasConfig) Validate(r *config.Report) {
+	if c.TimeToLive < 10*time.Second || c.TimeToLive > time.Hour || c.TimeToLive%time.Second != 0 {
+		r.Fault("time_to_live", c.TimeToLive, "10s to 1h, in whole seconds")
+	}
+	if c.Idle < 10*time.Second || c.Idle > 24*time.Hour {
+		r.Fault("idle", c.Idle, "10s to 24h")
+	}
+	if c.MaxBuckets < 1 || c.MaxBuckets > 10_000_000 {
+		r.Fault("max_buckets", c.MaxBuckets, "1 to 10000000")
+	}
+}
+
 func defaults() Config {
 	return Config{
 		Base:       app.DefaultBase("127.0.0.1:7102"),
@@ -78,5 +99,6 @@ func defaults() Config {
 		Limits:     LimitsConfig{Headers: true, OverridesPoll: time.Second, XDS: xds.Default()},
 		Management: ManagementConfig{Domain: "tollgate"},
 		Store:      ratelimit.DefaultStore(),
+		Quotas:     QuotasConfig{TimeToLive: 15 * time.Second, Idle: time.Minute, MaxBuckets: 100_000},
 	}
 }

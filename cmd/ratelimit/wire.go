@@ -13,6 +13,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
+	"github.com/tollgate-proxy/tollgate/internal/rlqs"
 	"github.com/tollgate-proxy/tollgate/internal/rls"
 	"github.com/tollgate-proxy/tollgate/internal/rls/xds"
 )
@@ -22,8 +23,12 @@ import (
 // time of a request. GOGC in the environment has the last word.
 const gcPercent = 800
 
+// quotaTimeout bounds the work of Redis on a report of one bucket: no request
+// waits for it.
+const quotaTimeout = time.Second
+
 // wire builds the process.
-func wire(_ context.Context, c Config, rt *app.Runtime) error {
+func wire(ctx context.Context, c Config, rt *app.Runtime) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
@@ -91,5 +96,16 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		}
 	}
 	server := rls.New(rls.Options{Decider: limiter, Headers: c.Limits.Headers})
-	return rt.ServeGRPC("grpc", c.GRPC.Listen, func(s *grpc.Server) { server.Register(s) }, server.Options()...)
+	quotas, err := rlqs.New(rlqs.Options{
+		Limiter: limiter, Sharers: ratelimit.NewSharers(conn.UniversalClient, time.Now),
+		Life: c.Quotas.TimeToLive, Idle: c.Quotas.Idle, Buckets: c.Quotas.MaxBuckets, Timeout: quotaTimeout,
+		Done: ctx.Done(), Now: time.Now, Log: rt.Log, Metrics: rt.Metrics,
+	})
+	if err != nil {
+		return err
+	}
+	return rt.ServeGRPC("grpc", c.GRPC.Listen, func(s *grpc.Server) {
+		server.Register(s)
+		quotas.Register(s)
+	}, server.Options()...)
 }

@@ -141,6 +141,7 @@ func TestRenderRefusesAConfigurationWithoutTheParts(t *testing.T) {
 		{"no manager", `static_resources: {listeners: [{name: a}]}`, "no HTTP connection manager", Options{AccessLog: "/x"}},
 		{"no access log", bareManager, "no file access log", Options{AccessLog: "/x"}},
 		{"no ratelimit filter", bareManager, "no ratelimit filter", Options{OneCall: true}},
+		{"no ratelimit filter for quotas", bareManager, "no ratelimit filter", Options{Quotas: true}},
 		{"no tracing", bareManager, "no tracing section", Options{TraceCollector: "a:1"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

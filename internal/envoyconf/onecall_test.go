@@ -31,3 +31,19 @@ func TestRenderOneCall(t *testing.T) {
 		t.Error("another filter is gone too")
 	}
 }
+
+// With quotas the filter stands where the ratelimit filter stood, behind authz.
+func TestRenderQuotas(t *testing.T) {
+	b, err := Render(shipped(t), Options{Quotas: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := YAML(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	authz, quotas := strings.Index(string(text), "filters.http.ext_authz\n"), strings.Index(string(text), "name: envoy.filters.http.rate_limit_quota")
+	if authz < 0 || quotas < authz || strings.Contains(string(text), "name: envoy.filters.http.ratelimit") {
+		t.Errorf("ext_authz at %d, rate_limit_quota at %d", authz, quotas)
+	}
+}

@@ -60,6 +60,8 @@ type Options struct {
 	TraceSampling  float64
 	// OneCall removes the ratelimit filter and its cluster: authz decides the limits too (limits.in_authz).
 	OneCall bool
+	// Quotas puts the rate_limit_quota filter in place of the ratelimit filter.
+	Quotas bool
 	// AccessLog is the path of the access log file, which Envoy creates.
 	AccessLog string
 }
@@ -195,7 +197,7 @@ func renderListener(b *bootstrapv3.Bootstrap, o Options) error {
 		}
 		listeners[0].Address = address
 	}
-	if o.AccessLog == "" && o.TraceCollector == "" && !o.OneCall {
+	if o.AccessLog == "" && o.TraceCollector == "" && !o.OneCall && !o.Quotas {
 		return nil
 	}
 	changed := 0
@@ -231,11 +233,14 @@ func renderManager(filter *listenerv3.Filter, o Options) error {
 		}
 		manager.Tracing.RandomSampling = &typev3.Percent{Value: o.TraceSampling}
 	}
+	if o.Quotas {
+		if err := useQuotas(manager); err != nil {
+			return err
+		}
+	}
 	if o.OneCall {
 		filters := len(manager.GetHttpFilters())
-		manager.HttpFilters = slices.DeleteFunc(manager.GetHttpFilters(), func(f *hcmv3.HttpFilter) bool {
-			return f.GetTypedConfig().MessageIs((*ratelimitv3.RateLimit)(nil))
-		})
+		manager.HttpFilters = slices.DeleteFunc(manager.GetHttpFilters(), isRateLimit)
 		if len(manager.GetHttpFilters()) == filters {
 			return errors.New("the configuration has no ratelimit filter to remove")
 		}
@@ -267,6 +272,10 @@ func renderManager(filter *listenerv3.Filter, o Options) error {
 	}
 	filter.GetTypedConfig().Value = packed.GetValue()
 	return nil
+}
+
+func isRateLimit(f *hcmv3.HttpFilter) bool {
+	return f.GetTypedConfig().MessageIs((*ratelimitv3.RateLimit)(nil))
 }
 
 // address parses host:port or unix:///path.

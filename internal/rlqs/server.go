@@ -1,0 +1,422 @@
+// Package rlqs serves Envoy's rate limit quota service, version 3
+// (https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/rate_limit_quota/v3/rlqs.proto):
+// Envoy tells every few seconds how many requests of each bucket it let pass,
+// and is told how many it may let pass until it hears more, so that steady
+// traffic makes no call at all.
+//
+// What Envoys report is charged to the buckets that the rate limit service
+// decides on, and what those hold is divided among all Envoys that ask for them
+// (share.go). Who they are stands in Redis, so that several processes divide
+// alike. Between two reports an Envoy follows its assignment whatever others do:
+// quotas are as exact as reports are frequent.
+//
+// What it relies on in Envoy 1.40 (docs/guide/rate-limit-quotas.md): a token
+// bucket is filled evenly; an assignment that differs in burst or fill begins
+// full, one that differs in the interval alone is ignored; intervals and times
+// to live are whole seconds.
+package rlqs
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	quotav3 "github.com/envoyproxy/go-control-plane/envoy/service/rate_limit_quota/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
+)
+
+// Limiter charges buckets; *ratelimit.Limiter is one.
+type Limiter interface {
+	Spend(ctx context.Context, domain string, entries []ratelimit.Entry, requests uint64) (ratelimit.Quota, error)
+}
+
+// Sharers knows who shares a quota; *ratelimit.Sharers is one.
+type Sharers interface {
+	Join(ctx context.Context, key, name string, demand float64, life time.Duration) (others []float64, err error)
+	Leave(ctx context.Context, key, name string) error
+}
+
+// Options are what a [Server] is made of. All are required.
+type Options struct {
+	Limiter Limiter
+	Sharers Sharers
+	// Life is how long an assignment holds without another, in whole seconds;
+	// longer than two of Envoy's reporting intervals.
+	Life time.Duration
+	// Idle is how long a bucket may go without a request until Envoy is told to
+	// forget it.
+	Idle time.Duration
+	// Buckets bounds the buckets of all streams.
+	Buckets int
+	// Timeout bounds the work of Redis on one bucket of a report.
+	Timeout time.Duration
+	// Done ends all streams.
+	Done    <-chan struct{}
+	Now     func() time.Time
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// Server is the quota service. It may be used by any number of goroutines. Use
+// [New].
+type Server struct {
+	quotav3.UnimplementedRateLimitQuotaServiceServer
+	o       Options
+	buckets atomic.Int64
+	streams prometheus.Gauge
+	actions *prometheus.CounterVec
+}
+
+// New returns a server.
+func New(o Options) (*Server, error) {
+	s := &Server{
+		o: o,
+		streams: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tollgate_rlqs_streams", Help: "Envoys that report usage.",
+		}),
+		actions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tollgate_rlqs_actions_total",
+			Help: "Reports of buckets by what came of them: changed, kept, abandoned, refused (too many buckets, or an id that is none) or failed (Redis).",
+		}, []string{"action"}),
+	}
+	buckets := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "tollgate_rlqs_buckets", Help: "Buckets that are assigned to Envoys.",
+	}, func() float64 { return float64(s.buckets.Load()) })
+	for _, c := range []prometheus.Collector{s.streams, s.actions, buckets} {
+		if err := o.Metrics.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Register adds the service to a gRPC server.
+func (s *Server) Register(g grpc.ServiceRegistrar) {
+	quotav3.RegisterRateLimitQuotaServiceServer(g, s)
+}
+
+// StreamRateLimitQuotas serves one Envoy.
+func (s *Server) StreamRateLimitQuotas(stream grpc.BidiStreamingServer[quotav3.RateLimitQuotaUsageReports, quotav3.RateLimitQuotaResponse]) error {
+	s.streams.Inc()
+	defer s.streams.Dec()
+	e := &envoy{server: s, name: rand.Text(), buckets: map[string]*bucket{}}
+	defer e.leave()
+	reports := make(chan *quotav3.RateLimitQuotaUsageReports)
+	ended := make(chan error, 1)
+	go func() {
+		for {
+			r, err := stream.Recv()
+			if err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case reports <- r:
+			case <-stream.Context().Done():
+				return
+			}
+		}
+	}()
+	for {
+		select {
+		case <-s.o.Done:
+			return status.Error(codes.Unavailable, "the server is stopping")
+		case <-stream.Context().Done():
+			return status.FromContextError(stream.Context().Err()).Err()
+		case <-ended:
+			return nil
+		case r := <-reports:
+			response, err := e.report(stream.Context(), r)
+			if err != nil {
+				return err
+			}
+			if len(response.GetBucketAction()) == 0 {
+				continue
+			}
+			if err := stream.Send(response); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// envoy is one stream. Only its own goroutine uses it.
+type envoy struct {
+	server *Server
+	name   string
+	domain string
+	// reports counts the messages.
+	reports uint64
+	// buckets are those of which the Envoy has reported, by their id.
+	buckets map[string]*bucket
+}
+
+// bucket is one bucket of one Envoy.
+type bucket struct {
+	key    string // of the quota it shares; empty where nothing limits it
+	name   string // as a sharer
+	demand float64
+	seen   time.Time // of the last report
+	used   time.Time // of the last report of a request
+	given  assignment
+	report uint64 // the last one that had it
+	// abandoned is whether the Envoy is told to forget it.
+	abandoned bool
+	// assigned is whether given holds; free is whether nothing limits the bucket.
+	assigned, free bool
+}
+
+// The bounds on one bucket's id.
+const (
+	maxEntries = ratelimit.MaxEntries
+	maxID      = 2048 // bytes
+)
+
+// report answers one message.
+func (e *envoy) report(ctx context.Context, r *quotav3.RateLimitQuotaUsageReports) (*quotav3.RateLimitQuotaResponse, error) {
+	if d := r.GetDomain(); d != "" {
+		if e.domain != "" && e.domain != d {
+			return nil, status.Error(codes.InvalidArgument, "the domain of a stream cannot change")
+		}
+		e.domain = d
+	}
+	if e.domain == "" {
+		return nil, status.Error(codes.InvalidArgument, "the domain is empty")
+	}
+	e.reports++
+	actions := make([]*quotav3.RateLimitQuotaResponse_BucketAction, len(r.GetBucketQuotaUsages()))
+	var all sync.WaitGroup
+	room := make(chan struct{}, parallel)
+	for i, u := range r.GetBucketQuotaUsages() {
+		entries, b := e.find(u)
+		switch {
+		case b == nil:
+		case b.abandoned:
+			actions[i] = abandon(u.GetBucketId())
+		default:
+			room <- struct{}{}
+			all.Go(func() {
+				actions[i] = e.usage(ctx, b, entries, u)
+				<-room
+			})
+		}
+	}
+	all.Wait()
+	return &quotav3.RateLimitQuotaResponse{
+		BucketAction: slices.DeleteFunc(actions, func(a *quotav3.RateLimitQuotaResponse_BucketAction) bool { return a == nil }),
+	}, nil
+}
+
+// parallel is how many buckets of a report are worked on at a time.
+const parallel = 32
+
+// find returns a reported bucket, made where it is new, and its descriptor. It
+// returns nil for one that is refused: Envoy does then as it is configured to
+// without an assignment.
+func (e *envoy) find(u *quotav3.RateLimitQuotaUsageReports_BucketQuotaUsage) ([]ratelimit.Entry, *bucket) {
+	s, now := e.server, e.server.o.Now()
+	entries, id, ok := read(u.GetBucketId())
+	b := e.buckets[id]
+	if !ok || b != nil && b.report == e.reports {
+		s.count("refused")
+		return nil, nil
+	}
+	if b == nil {
+		if s.buckets.Add(1) > int64(s.o.Buckets) {
+			s.buckets.Add(-1)
+			s.count("refused")
+			return nil, nil
+		}
+		b = &bucket{name: e.name + "/" + rand.Text(), demand: unknown, used: now}
+		e.buckets[id] = b
+	}
+	b.report = e.reports
+	switch {
+	case u.GetNumRequestsAllowed()+u.GetNumRequestsDenied() > 0:
+		b.used = now
+	case now.Sub(b.used) >= s.o.Idle:
+		b.abandoned = true
+		ctx, cancel := context.WithTimeout(context.Background(), s.o.Timeout)
+		e.drop(ctx, id, b)
+		cancel()
+		s.count("abandoned")
+	}
+	return entries, b
+}
+
+func abandon(id *quotav3.BucketId) *quotav3.RateLimitQuotaResponse_BucketAction {
+	return &quotav3.RateLimitQuotaResponse_BucketAction{
+		BucketId:     id,
+		BucketAction: &quotav3.RateLimitQuotaResponse_BucketAction_AbandonAction_{AbandonAction: &quotav3.RateLimitQuotaResponse_BucketAction_AbandonAction{}},
+	}
+}
+
+// usage takes one bucket's report in and returns what the Envoy is told, or nil.
+func (e *envoy) usage(ctx context.Context, b *bucket, entries []ratelimit.Entry, u *quotav3.RateLimitQuotaUsageReports_BucketQuotaUsage) *quotav3.RateLimitQuotaResponse_BucketAction {
+	s := e.server
+	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
+	defer cancel()
+	switch changed, err := e.assign(ctx, b, entries, u, s.o.Now()); {
+	case err != nil:
+		s.count("failed")
+		if !b.assigned {
+			return nil // Envoy does as it is configured to without an assignment.
+		}
+	case changed:
+		s.count("changed")
+	default:
+		s.count("kept")
+	}
+	return s.action(u.GetBucketId(), b)
+}
+
+// assign charges what was used and decides what the Envoy may use, and says
+// whether that is something else than before.
+func (e *envoy) assign(ctx context.Context, b *bucket, entries []ratelimit.Entry, u *quotav3.RateLimitQuotaUsageReports_BucketQuotaUsage, now time.Time) (bool, error) {
+	s := e.server
+	q, err := s.o.Limiter.Spend(ctx, e.domain, entries, u.GetNumRequestsAllowed())
+	if errors.Is(err, ratelimit.ErrUnknown) || err == nil && q.Watched {
+		changed := !b.assigned || !b.free
+		b.assigned, b.free = true, true
+		return changed, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	cost := float64(max(q.Cost, 1))
+	b.observe(float64(u.GetNumRequestsAllowed()+u.GetNumRequestsDenied())*cost, now)
+	b.key = q.Key
+	others, err := s.o.Sharers.Join(ctx, b.key, b.name, b.demand, s.o.Life)
+	if err != nil {
+		return false, err
+	}
+	rate, burst := worth(q.States)
+	part := share(rate, b.demand, others)
+	next := assign(part/cost, max(burst*part/rate, part*jitter)/cost)
+	if rate <= 0 {
+		next = assignment{}
+	}
+	if b.assigned && !b.free && keeps(b.given, next) {
+		return false, nil
+	}
+	b.given, b.assigned, b.free = distinct(b.given, next), true, false
+	return true, nil
+}
+
+// jitter is for how many seconds of its rate an Envoy may save what comes
+// unevenly, even where the buckets are empty. Each change of an assignment may
+// give that much too much, and there is at most one in a report: 2.5 %.
+const jitter = 0.125
+
+// observe takes tokens that were wanted since the last report into the demand.
+// The first report comes with the first request and says nothing of its rate.
+func (b *bucket) observe(tokens float64, now time.Time) {
+	if !b.seen.IsZero() {
+		if elapsed := now.Sub(b.seen).Seconds(); elapsed >= 0.5 {
+			rate := tokens / elapsed
+			if b.demand == unknown {
+				b.demand = rate
+			} else {
+				b.demand = (b.demand + rate) / 2
+			}
+		}
+	}
+	b.seen = now
+}
+
+func (s *Server) count(action string) { s.actions.WithLabelValues(action).Inc() }
+
+// action tells an Envoy of its bucket's assignment.
+func (s *Server) action(id *quotav3.BucketId, b *bucket) *quotav3.RateLimitQuotaResponse_BucketAction {
+	strategy := &typev3.RateLimitStrategy{Strategy: &typev3.RateLimitStrategy_TokenBucket{TokenBucket: &typev3.TokenBucket{
+		MaxTokens: b.given.burst, TokensPerFill: wrapperspb.UInt32(b.given.fill),
+		FillInterval: &durationpb.Duration{Seconds: int64(b.given.interval)},
+	}}}
+	switch {
+	case b.free:
+		strategy.Strategy = &typev3.RateLimitStrategy_BlanketRule_{BlanketRule: typev3.RateLimitStrategy_ALLOW_ALL}
+	case b.given.fill == 0:
+		strategy.Strategy = &typev3.RateLimitStrategy_BlanketRule_{BlanketRule: typev3.RateLimitStrategy_DENY_ALL}
+	}
+	return &quotav3.RateLimitQuotaResponse_BucketAction{
+		BucketId: id,
+		BucketAction: &quotav3.RateLimitQuotaResponse_BucketAction_QuotaAssignmentAction_{
+			QuotaAssignmentAction: &quotav3.RateLimitQuotaResponse_BucketAction_QuotaAssignmentAction{
+				AssignmentTimeToLive: durationpb.New(s.o.Life), RateLimitStrategy: strategy,
+			},
+		},
+	}
+}
+
+// drop forgets a bucket and gives its part back. Without Redis the part expires.
+func (e *envoy) drop(ctx context.Context, id string, b *bucket) {
+	delete(e.buckets, id)
+	e.server.buckets.Add(-1)
+	if b.key == "" {
+		return
+	}
+	if err := e.server.o.Sharers.Leave(ctx, b.key, b.name); err != nil {
+		e.server.o.Log.Debug("a part of a quota is given back by its expiry", slog.Any("error", err))
+	}
+}
+
+// leave gives everything back when the stream ends.
+func (e *envoy) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*e.server.o.Timeout)
+	defer cancel()
+	for id, b := range e.buckets {
+		e.drop(ctx, id, b)
+	}
+}
+
+// rank orders the entries of an id, which has no order, as descriptors have
+// them; others follow by name.
+var rank = map[string]int{"tier": 1, "user": 2, "remote_address": 3, "endpoint": 4} //nolint:gochecknoglobals // a constant
+
+// read returns the descriptor of a bucket's id, and a text for it.
+func read(id *quotav3.BucketId) (entries []ratelimit.Entry, text string, ok bool) {
+	if n := len(id.GetBucket()); n == 0 || n > maxEntries {
+		return nil, "", false
+	}
+	size := 0
+	for k, v := range id.GetBucket() {
+		size += len(k) + len(v)
+		entries = append(entries, ratelimit.Entry{Key: k, Value: v})
+	}
+	if size > maxID {
+		return nil, "", false
+	}
+	slices.SortFunc(entries, func(a, b ratelimit.Entry) int {
+		x, y := rank[a.Key], rank[b.Key]
+		switch {
+		case x == y:
+			return strings.Compare(a.Key, b.Key)
+		case x == 0 || y != 0 && y < x:
+			return 1
+		default:
+			return -1
+		}
+	})
+	var b strings.Builder
+	for _, e := range entries {
+		b.WriteString(e.Key)
+		b.WriteByte(0)
+		b.WriteString(e.Value)
+		b.WriteByte(0)
+	}
+	return entries, b.String(), true
+}
