@@ -86,6 +86,10 @@ test-e2e: build $(ENVOY) $(SERVICES_VENV) redis ## end-to-end tests: real Envoy,
 bench: build redis ## CPU per request of each server, beside one that does nothing; BENCH="-seconds 10 rls"
 	@$(GO) run ./internal/bench -bin bin $(BENCH)
 
+.PHONY: bench-e2e
+bench-e2e: build $(ENVOY) redis ## what each way of asking about a request adds, through the real Envoy; BENCH="-runs 5 -window 10s"
+	@$(GO) run ./internal/bench -bin bin $(BENCH) e2e
+
 .PHONY: fmt
 fmt: $(GOLANGCI) ## format the Go sources
 	@$(GOLANGCI) fmt

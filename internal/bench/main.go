@@ -8,7 +8,10 @@
 // them, 10,000 users (1,000 tokens). Runs alternate between the no-op and the
 // server; medians are printed.
 //
-//	bench [-runs 3] [-seconds 5] [-bin bin] [rls] [authz]
+// e2e measures through the real Envoy instead: what each way of asking about a
+// request adds (e2e.go).
+//
+//	bench [-runs 3] [-window 5s] [-warm 2s] [-bin bin] [-config config] [rls] [authz] [e2e]
 package main
 
 import (
@@ -60,6 +63,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 2 && args[0] == "noop" {
 		return serveNoop(args[1])
 	}
+	if len(args) == 2 && args[0] == "backend" {
+		return serveBackend(args[1])
+	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	s := &settings{users: 10_000, tokens: 1000, out: out}
 	flags.IntVar(&s.runs, "runs", 3, "measured runs of each server")
@@ -101,8 +107,13 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			c, err = s.rls()
 		case "authz":
 			c, err = s.authz()
+		case "e2e":
+			if err := s.endToEnd(ctx); err != nil {
+				return err
+			}
+			continue
 		default:
-			err = fmt.Errorf("unknown server %q: rls or authz", name)
+			err = fmt.Errorf("unknown server %q: rls, authz or e2e", name)
 		}
 		if err == nil {
 			err = s.measure(ctx, c)
