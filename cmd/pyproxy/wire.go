@@ -2,13 +2,17 @@ package main
 
 import (
 	"context"
+	"net"
 	"net/http"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/app"
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/httpcache"
+	"github.com/tollgate-proxy/tollgate/internal/idleconn"
 	"github.com/tollgate-proxy/tollgate/internal/pyproxy"
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 	"github.com/tollgate-proxy/tollgate/internal/replica"
@@ -50,7 +54,20 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 			return auth.RequireAny([]string{credential.Service, credential.Operator}, h)
 		},
 		func(h http.Handler) http.Handler { return auth.Require(credential.Operator, h) },
-	)))
+	)), park)
+}
+
+// parkAfter is longer than the pauses of a connection that is in use.
+const parkAfter = 5 * time.Second
+
+// park keeps idle connections cheaply.
+func park(l net.Listener, s *http.Server) net.Listener {
+	parked := idleconn.Wrap(l, idleconn.Options{After: parkAfter, Timeout: s.IdleTimeout, Released: func() {
+		runtime.GC() // what connections used is in pools, which two collections empty
+		debug.FreeOSMemory()
+	}})
+	s.ConnState = parked.State
+	return parked
 }
 
 // split sends the management API's paths to it, and the rest to the routes.

@@ -175,8 +175,9 @@ const MaxHeaderBytes = 96 << 10
 
 // ServeHTTP listens and registers an HTTP/1.1 and h2c server with recovery from
 // panics, bounds on headers and idle connections, and tracing where spans are
-// exported. Handlers bound bodies themselves, since some of them stream.
-func (rt *Runtime) ServeHTTP(name, listen string, h http.Handler) error {
+// exported. Handlers bound bodies themselves, since some of them stream. A wrap may
+// put itself around the listener, and complete the server.
+func (rt *Runtime) ServeHTTP(name, listen string, h http.Handler, wrap ...func(net.Listener, *http.Server) net.Listener) error {
 	l, err := Listen(listen)
 	if err != nil {
 		return err
@@ -190,11 +191,11 @@ func (rt *Runtime) ServeHTTP(name, listen string, h http.Handler) error {
 			otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return name + " " + r.Method }),
 		)
 	}
-	rt.serveHTTP(name, l, h)
+	rt.serveHTTP(name, l, h, wrap...)
 	return nil
 }
 
-func (rt *Runtime) serveHTTP(name string, l net.Listener, h http.Handler) {
+func (rt *Runtime) serveHTTP(name string, l net.Listener, h http.Handler, wrap ...func(net.Listener, *http.Server) net.Listener) {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
@@ -206,6 +207,9 @@ func (rt *Runtime) serveHTTP(name string, l net.Listener, h http.Handler) {
 		MaxHeaderBytes:    MaxHeaderBytes,
 		// What it logs is about single broken connections.
 		ErrorLog: slog.NewLogLogger(rt.Log.Handler(), slog.LevelDebug),
+	}
+	for _, w := range wrap {
+		l = w(l, s)
 	}
 	rt.addrs[name] = l.Addr().String()
 	rt.serve(name, func() error {
