@@ -60,7 +60,7 @@ type Listener struct {
 
 	mu      sync.Mutex
 	parked  map[net.Conn]bool
-	since   int // parked since Released was last called
+	since   int  // parked since Released was last called
 	release bool // due, or not long ago
 }
 
