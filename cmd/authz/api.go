@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/account"
+	"github.com/tollgate-proxy/tollgate/internal/anomaly"
 	"github.com/tollgate-proxy/tollgate/internal/app"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/credential"
@@ -19,7 +20,7 @@ import (
 )
 
 // newAPI builds the HTTP API.
-func newAPI(c Config, rt *app.Runtime, conn *redisconn.Conn, g *gate.Gate, verifier *authn.Verifier, store *revocation.Store, sessions *session.Manager, flags *flag.Store, watcher *flag.Watcher, experiments func(account.Auditor) account.Part) (http.Handler, error) {
+func newAPI(c Config, rt *app.Runtime, conn *redisconn.Conn, g *gate.Gate, watch *anomaly.Watch, verifier *authn.Verifier, store *revocation.Store, sessions *session.Manager, flags *flag.Store, watcher *flag.Watcher, experiments func(account.Auditor) account.Part) (http.Handler, error) {
 	auth, err := credential.New(c.Management.Clients)
 	if err != nil {
 		return nil, err
@@ -46,6 +47,7 @@ func newAPI(c Config, rt *app.Runtime, conn *redisconn.Conn, g *gate.Gate, verif
 			Auditor: auditor, Now: time.Now,
 		},
 		auditor, document,
+		&account.Anomaly{Watch: watch, Auditor: auditor, Now: time.Now},
 		&account.Explain{Explainer: g, TokenHeader: c.Tokens.Sources.Header},
 		account.NewFlags(flags, watcher, auditor, time.Now),
 		account.NewOFREP(watcher, time.Now),

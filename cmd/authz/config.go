@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/account"
+	"github.com/tollgate-proxy/tollgate/internal/anomaly"
 	"github.com/tollgate-proxy/tollgate/internal/app"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/config"
@@ -31,6 +32,7 @@ type Config struct {
 	Tokens      authn.Config            `yaml:"tokens"`
 	Policy      policy.Config           `yaml:"policy"`
 	Revocation  RevocationConfig        `yaml:"revocation"`
+	Anomaly     anomaly.Config          `yaml:"anomaly"`
 	Sessions    session.Config          `yaml:"sessions"`
 	Flags       FlagsConfig             `yaml:"flags"`
 	Experiments ExperimentsConfig       `yaml:"experiments"`
@@ -154,6 +156,7 @@ func defaults() Config {
 		Tokens:      authn.Default(),
 		Policy:      policy.Default(),
 		Revocation:  RevocationConfig{Mode: replicated, MaxStaleness: 5 * time.Second, Heartbeat: 500 * time.Millisecond, MaxEntries: 4_000_000},
+		Anomaly:     anomaly.DefaultConfig(),
 		Sessions:    session.DefaultConfig(),
 		Flags:       FlagsConfig{Poll: 500 * time.Millisecond},
 		Experiments: defaultExperiments(),

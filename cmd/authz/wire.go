@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/tollgate-proxy/tollgate/internal/accesslog"
+	"github.com/tollgate-proxy/tollgate/internal/anomaly"
 	"github.com/tollgate-proxy/tollgate/internal/app"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/config"
@@ -76,10 +78,18 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	if err != nil {
 		return err
 	}
-	g := gate.New(gate.Options{
+	watch, err := newWatch(c, rt, conn, sessions)
+	if err != nil {
+		return err
+	}
+	options := gate.Options{
 		Verifier: verifier, Denylist: guard, Flags: watcher, Sessions: tracker, Limits: limits, Domain: c.Limits.Domain, Routes: routes,
 		Log: rt.Log, Metrics: gate.NewMetrics(rt.Metrics), Now: time.Now,
-	})
+	}
+	if c.Anomaly.Enabled {
+		options.Suspicions = watch
+	}
+	g := gate.New(options)
 	rt.WatchFile(rt.ConfigFile)
 	rt.OnReload("route rules", func(context.Context) (func(), error) {
 		next, err := config.Load(rt.ConfigFile, rt.Environ, defaults())
@@ -93,7 +103,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		return func() { g.SetRoutes(routes) }, nil
 	})
 
-	server := extauthz.New(extauthz.Options{Decider: g, Headers: c.Headers, TokenHeader: c.Tokens.Sources.Header, PayloadKey: c.JWTAuthn.PayloadKey, LimitHeaders: c.Limits.Headers})
+	server := extauthz.New(extauthz.Options{Decider: g, Headers: c.Headers, TokenHeader: c.Tokens.Sources.Header, PayloadKey: c.JWTAuthn.PayloadKey, PlaceHeaders: c.Anomaly.Headers, LimitHeaders: c.Limits.Headers})
 	measure, experiments, err := newExperiments(c, rt, conn, watcher)
 	if err != nil {
 		return err
@@ -107,7 +117,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	if err != nil {
 		return err
 	}
-	api, err := newAPI(c, rt, conn, g, verifier, store, sessions, flagStore, watcher, experiments)
+	api, err := newAPI(c, rt, conn, g, watch, verifier, store, sessions, flagStore, watcher, experiments)
 	if err != nil {
 		return err
 	}
@@ -200,6 +210,29 @@ func newSessions(c Config, rt *app.Runtime, conn *redisconn.Conn, verifier *auth
 	}
 	rt.Background("sessions", tracker.Run)
 	return manager, tracker, nil
+}
+
+func newWatch(c Config, rt *app.Runtime, conn *redisconn.Conn, sessions *session.Manager) (*anomaly.Watch, error) {
+	places, err := anomaly.OpenPlaces(c.Anomaly.Places, rt.Log, rt.Metrics)
+	if err != nil {
+		return nil, err
+	}
+	watch, err := anomaly.NewWatch(c.Anomaly, anomaly.Options{
+		Store: anomaly.NewRedis(conn), Places: places, Log: rt.Log, Metrics: rt.Metrics, Now: time.Now,
+		EndSession: func(ctx context.Context, user, id string) error {
+			err := sessions.End(ctx, user, id)
+			if errors.Is(err, session.ErrNotFound) {
+				return nil // not registered, and killed all the same
+			}
+			return err
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	rt.Background("places", places.Run)
+	rt.Background("suspicious activity", watch.Run)
+	return watch, nil
 }
 
 func newFlags(c Config, rt *app.Runtime, conn *redisconn.Conn) (*flag.Store, *flag.Watcher, error) {

@@ -3,6 +3,7 @@ package extauthz
 import (
 	"math"
 	"net/http"
+	"strconv"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
@@ -44,6 +45,8 @@ func (s *Server) allowed(o *gate.Outcome, id string) encoded {
 		{s.names.SessionID, f.session},
 		{s.names.Consent, f.consent},
 		{s.names.Flags, f.flags},
+		{s.names.RiskScore, f.riskScore},
+		{s.names.RiskReasons, f.riskReasons},
 	} {
 		b = appendHeader(b, h.name, h.value)
 	}
@@ -81,7 +84,7 @@ func appendAlways(b []byte, o *gate.Outcome, id string) []byte {
 
 // facts are what a backend is told of the caller.
 type facts struct {
-	user, roles, session, consent, flags string
+	user, roles, session, consent, flags, riskScore, riskReasons string
 	// only are the flags that the route asks for; nil asks for all.
 	only []string
 }
@@ -90,6 +93,9 @@ func (s *Server) facts(o *gate.Outcome) facts {
 	var f facts
 	if p := o.Principal; p != nil {
 		f.user, f.roles, f.session, f.consent = p.Subject, p.RolesHeader, p.Session, p.ConsentHeader
+	}
+	if o.Risk.Told() {
+		f.riskScore, f.riskReasons = strconv.Itoa(o.Risk.Score), o.Risk.Reasons
 	}
 	if !o.Route.AllFlags {
 		f.only = o.Route.Flags
@@ -261,6 +267,8 @@ func challenge(status int, code string) string {
 	switch {
 	case status == http.StatusUnauthorized && code == "token_missing":
 		return realm
+	case status == http.StatusUnauthorized && code == gate.CodeStepUp: // RFC 9470
+		return realm + `, error="insufficient_user_authentication", error_description="sign in once more", max_age="0"`
 	case status == http.StatusUnauthorized:
 		return realm + `, error="invalid_token", error_description="` + code + `"`
 	case status == http.StatusForbidden && code == "role_required":

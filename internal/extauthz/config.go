@@ -9,13 +9,15 @@ import (
 // HeadersConfig is the section "headers": the names of what backends are told.
 // Envoy's configuration strips and admits the same names: change both.
 type HeadersConfig struct {
-	UserID     string `yaml:"user_id" doc:"Header for the subject of the verified token."`
-	UserTier   string `yaml:"user_tier" doc:"Header for the tier."`
-	UserRoles  string `yaml:"user_roles" doc:"Header for the roles, comma-separated and sorted."`
-	SessionID  string `yaml:"session_id" doc:"Header for the session."`
-	Flags      string `yaml:"flags" doc:"Header for the packed feature flags."`
-	FlagPrefix string `yaml:"flag_prefix" doc:"Begins the name of one more header for each flag, such as x-feature-; empty sends the packed header only."`
-	Consent    string `yaml:"consent" doc:"Header for the purposes the user consents to, comma-separated and sorted."`
+	UserID      string `yaml:"user_id" doc:"Header for the subject of the verified token."`
+	UserTier    string `yaml:"user_tier" doc:"Header for the tier."`
+	UserRoles   string `yaml:"user_roles" doc:"Header for the roles, comma-separated and sorted."`
+	SessionID   string `yaml:"session_id" doc:"Header for the session."`
+	Flags       string `yaml:"flags" doc:"Header for the packed feature flags."`
+	FlagPrefix  string `yaml:"flag_prefix" doc:"Begins the name of one more header for each flag, such as x-feature-; empty sends the packed header only."`
+	RiskScore   string `yaml:"risk_score" doc:"Header for the score of suspicious activity, 1 to 100; absent where it is 0."`
+	RiskReasons string `yaml:"risk_reasons" doc:"Header for the codes of what is suspicious, comma-separated; absent with the score."`
+	Consent     string `yaml:"consent" doc:"Header for the purposes the user consents to, comma-separated and sorted."`
 }
 
 // DefaultHeaders are the names of the contract.
@@ -23,6 +25,7 @@ func DefaultHeaders() HeadersConfig {
 	return HeadersConfig{
 		UserID: "x-user-id", UserTier: "x-user-tier", UserRoles: "x-user-roles", SessionID: "x-session-id",
 		Flags: "x-feature-flags", Consent: "x-consent",
+		RiskScore: "x-risk-score", RiskReasons: "x-risk-reasons",
 	}
 }
 
@@ -32,6 +35,7 @@ func (c HeadersConfig) Validate(r *config.Report) {
 	for _, f := range []struct{ key, name string }{
 		{"user_id", c.UserID}, {"user_tier", c.UserTier}, {"user_roles", c.UserRoles},
 		{"session_id", c.SessionID}, {"flags", c.Flags}, {"consent", c.Consent},
+		{"risk_score", c.RiskScore}, {"risk_reasons", c.RiskReasons},
 	} {
 		if !headerName(f.name) {
 			r.Fault(f.key, f.name, "a header name of lower-case letters, digits and dashes that begins with x-")

@@ -24,6 +24,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 
+	"github.com/tollgate-proxy/tollgate/internal/anomaly"
 	"github.com/tollgate-proxy/tollgate/internal/gate"
 	"github.com/tollgate-proxy/tollgate/internal/wirecodec"
 )
@@ -45,6 +46,8 @@ type Options struct {
 	TokenHeader string
 	// LimitHeaders tells clients of their limits, where the Decider asks them.
 	LimitHeaders bool
+	// PlaceHeaders are the headers that say where the client is.
+	PlaceHeaders anomaly.PlaceHeadersConfig
 	// PayloadKey is what Envoy's jwt_authn filter has as payload_in_metadata; ""
 	// reads nothing of it.
 	PayloadKey string
@@ -52,17 +55,17 @@ type Options struct {
 
 // Server answers Check calls. It is safe for concurrent use.
 type Server struct {
-	decider     Decider
-	names       HeadersConfig
-	tokenHeader string
-	payloadKey  string
+	decider    Decider
+	names      HeadersConfig
+	wanted     *headerNames
+	payloadKey string
 
 	limitHeaders bool
 }
 
 // New makes a server.
 func New(o Options) *Server {
-	return &Server{decider: o.Decider, names: o.Headers, tokenHeader: o.TokenHeader, payloadKey: o.PayloadKey, limitHeaders: o.LimitHeaders}
+	return &Server{decider: o.Decider, names: o.Headers, wanted: newHeaderNames(o.TokenHeader, o.PlaceHeaders), payloadKey: o.PayloadKey, limitHeaders: o.LimitHeaders}
 }
 
 const service = "envoy.service.auth.v3.Authorization"
@@ -87,7 +90,7 @@ func ServerOptions() []grpc.ServerOption {
 func (s *Server) check(ctx context.Context, req *checkRequest) (any, error) {
 	var a attributes
 	var r gate.Request // a message that cannot be read is a request without parts
-	if a.parse(req.data, s.tokenHeader) {
+	if a.parse(req.data, s.wanted) {
 		r = a.request()
 		r.Payload = a.payload(s.payloadKey)
 	}

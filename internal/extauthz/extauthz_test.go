@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/tollgate-proxy/tollgate/internal/anomaly"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/config"
 	"github.com/tollgate-proxy/tollgate/internal/flag"
@@ -136,7 +137,7 @@ func TestAllowed(t *testing.T) {
 	if len(got) != len(want) {
 		t.Errorf("more than wanted: %v", got)
 	}
-	if removed := a.GetOkResponse().GetHeadersToRemove(); !slices.Equal(removed, []string{"x-consent"}) {
+	if removed := a.GetOkResponse().GetHeadersToRemove(); !slices.Equal(removed, []string{"x-consent", "x-risk-score", "x-risk-reasons"}) {
 		t.Errorf("removed %v", removed)
 	}
 	m := a.GetDynamicMetadata().AsMap()
@@ -166,8 +167,26 @@ func TestNothingIsBothSetAndRemoved(t *testing.T) {
 				t.Errorf("%s is set to %q and removed: %v", h.GetHeader().GetKey(), h.GetHeader().GetValue(), ok.GetHeadersToRemove())
 			}
 		}
-		if n := len(ok.GetHeaders()) + len(ok.GetHeadersToRemove()); n != 6 {
-			t.Errorf("%d of the six names are dealt with", n)
+		if n := len(ok.GetHeaders()) + len(ok.GetHeadersToRemove()); n != 8 {
+			t.Errorf("%d of the eight names are dealt with", n)
+		}
+	}
+}
+
+func TestRiskHeaders(t *testing.T) {
+	o := allowedOutcome(t)
+	s := New(Options{Decider: decide(func(*gate.Request) gate.Outcome { return o }), Headers: DefaultHeaders()})
+	for _, c := range []struct {
+		risk           anomaly.Assessment
+		score, reasons string
+	}{
+		{anomaly.Assessment{Score: 40, Reasons: "impossible_travel,new_device", Action: anomaly.Header}, "40", "impossible_travel,new_device"},
+		{anomaly.Assessment{Score: 40, Reasons: "impossible_travel", Action: anomaly.Log}, "", ""}, // audit mode tells nobody
+		{anomaly.Assessment{}, "", ""},
+	} {
+		o.Risk = c.risk
+		if got := headersOf(check(t, s, &authv3.CheckRequest{})); got["x-risk-score"] != c.score || got["x-risk-reasons"] != c.reasons {
+			t.Errorf("%+v: %v", c.risk, got)
 		}
 	}
 }
@@ -226,6 +245,7 @@ func TestDenied(t *testing.T) {
 	}{
 		{401, "token_missing", 401, codes.Unauthenticated, `Bearer realm="tollgate"`},
 		{401, "token_expired", 401, codes.Unauthenticated, `Bearer realm="tollgate", error="invalid_token", error_description="token_expired"`},
+		{401, "step_up_required", 401, codes.Unauthenticated, `Bearer realm="tollgate", error="insufficient_user_authentication", error_description="sign in once more", max_age="0"`},
 		{403, "role_required", 403, codes.PermissionDenied, `Bearer realm="tollgate", error="insufficient_scope"`},
 		{403, "address_denied", 403, codes.PermissionDenied, ""},
 		{503, "dependency_unavailable", 503, codes.PermissionDenied, ""},
@@ -363,7 +383,7 @@ func FuzzRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		checkWire(t, s, data)
 		var a attributes
-		ok := a.parse(string(data), "x-token")
+		ok := a.parse(string(data), newHeaderNames("x-token", anomaly.PlaceHeadersConfig{Country: "x-country"}))
 		var r authv3.CheckRequest
 		if proto.Unmarshal(data, &r) != nil {
 			return // what the generated code refuses may be read or not: it is judged all the same
@@ -401,6 +421,7 @@ func generated(r *authv3.CheckRequest) attributes {
 		authorization: headers["authorization"], cookie: headers["cookie"], token: headers["x-token"],
 		proof: headers["dpop"], userAgent: headers["user-agent"], deviceID: headers["x-device-id"],
 		requestID: headers["x-request-id"], external: headers[ExternalAddressHeader],
+		place:       anomaly.PlaceText{Country: headers["x-country"]},
 		certificate: r.GetAttributes().GetSource().GetCertificate(),
 	}
 }

@@ -8,6 +8,7 @@ import (
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/tollgate-proxy/tollgate/internal/anomaly"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/gate"
 )
@@ -32,12 +33,13 @@ type attributes struct {
 
 	// headers
 	authorization, cookie, token, proof, requestID, external, userAgent, deviceID string
+
+	place anomaly.PlaceText
 }
 
 // parse reads the attributes. It reports false where data is no CheckRequest.
-// tokenHeader is the header, lower case, that may hold a token; "" for none.
-func (a *attributes) parse(data, tokenHeader string) bool {
-	p := parser{attributes: a, tokenHeader: tokenHeader}
+func (a *attributes) parse(data string, names *headerNames) bool {
+	p := parser{attributes: a, names: names}
 	if !p.each(data, (*parser).check) {
 		return false
 	}
@@ -57,7 +59,7 @@ func (a *attributes) request() gate.Request {
 			Authorization: a.authorization, Cookie: a.cookie, Header: a.token,
 			Proof: a.proof, Certificate: a.certificate,
 		},
-		ID: a.requestID, Address: address(a.external, a.peer), UserAgent: a.userAgent, DeviceID: a.deviceID,
+		ID: a.requestID, Address: address(a.external, a.peer), UserAgent: a.userAgent, DeviceID: a.deviceID, Place: a.place,
 	}
 }
 
@@ -92,13 +94,25 @@ func address(external, peer string) netip.Addr {
 	return netip.Addr{}
 }
 
+// headerNames are the headers, lower case, that the configuration names; empty
+// where it names none.
+type headerNames struct {
+	token string
+	place anomaly.PlaceHeadersConfig
+	any   bool
+}
+
+func newHeaderNames(token string, place anomaly.PlaceHeadersConfig) *headerNames {
+	return &headerNames{token: token, place: place, any: token != "" || place != anomaly.PlaceHeadersConfig{}}
+}
+
 // parser walks a CheckRequest. Each of its steps handles the fields of one
 // message and leaves alone those it does not know.
 type parser struct {
 	*attributes
-	tokenHeader string
-	headers     bool // the map of headers has an entry
-	raw         bool // second pass: read the list of raw headers
+	names   *headerNames
+	headers bool // the map of headers has an entry
+	raw     bool // second pass: read the list of raw headers
 
 	// of the map entry or raw header at hand
 	key, value, rawValue string
@@ -262,8 +276,22 @@ func (p *parser) header(name string) *string {
 	case ExternalAddressHeader:
 		return &p.external
 	}
-	if p.tokenHeader != "" && name == p.tokenHeader {
+	if name == "" || !p.names.any {
+		return nil
+	}
+	switch name {
+	case p.names.token:
 		return &p.token
+	case p.names.place.Country:
+		return &p.place.Country
+	case p.names.place.Network:
+		return &p.place.Network
+	case p.names.place.Latitude:
+		return &p.place.Latitude
+	case p.names.place.Longitude:
+		return &p.place.Longitude
+	case p.names.place.Radius:
+		return &p.place.Radius
 	}
 	return nil
 }

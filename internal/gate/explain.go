@@ -3,8 +3,10 @@ package gate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
+	"github.com/tollgate-proxy/tollgate/internal/anomaly"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/policy"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
@@ -88,6 +90,21 @@ func (e *Explanation) revocation(v revocation.Verdict, err error) {
 		e.note(Step{Name: "revocation", Detail: string(v.Code) + ", by " + v.Why.String()})
 	default:
 		e.note(Step{Name: "revocation", Passed: true, Detail: "not revoked; known as of " + v.Staleness.String() + " ago"})
+	}
+}
+
+func (e *Explanation) risk(v anomaly.Verdict, err error) {
+	switch {
+	case e == nil:
+	case err != nil:
+		e.note(Step{Name: "risk", Passed: true, Detail: "not assessed: " + err.Error()})
+	default:
+		var detail strings.Builder
+		fmt.Fprintf(&detail, "score %d", v.Score)
+		for _, s := range v.Signals {
+			fmt.Fprintf(&detail, "; %s: %s", s.Code, s.Evidence)
+		}
+		e.note(Step{Name: "risk", Passed: !v.Action.Refuses(), Detail: detail.String()})
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/tollgate-proxy/tollgate/internal/anomaly"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/flag"
 	"github.com/tollgate-proxy/tollgate/internal/policy"
@@ -44,6 +45,9 @@ type Request struct {
 	Address netip.Addr
 	// UserAgent and DeviceID are the client's own words.
 	UserAgent, DeviceID string
+	// Place is where the client is, as a trusted proxy before Envoy says; empty
+	// where there is none.
+	Place anomaly.PlaceText
 	// ID is the request id, for logs.
 	ID string
 }
@@ -66,6 +70,8 @@ type Outcome struct {
 	// that moment; nil where the request is refused.
 	FlagSet *flag.Set
 	Subject flag.Subject
+	// Risk is what is suspicious about the request; the zero value is nothing.
+	Risk anomaly.Assessment
 	// Limits is how the caller's limits stand after this request; nil where they
 	// were not asked.
 	Limits *ratelimit.Decision
@@ -94,12 +100,14 @@ type Sessions interface {
 	Observe(s *session.Sighting)
 }
 
-// Options are the parts of a Gate. All but Sessions and Limits are required.
+// Options are the parts of a Gate. All but Sessions, Suspicions and Limits are required.
 type Options struct {
 	Verifier Verifier
 	Denylist Denylist
 	Flags    Flags
 	Sessions Sessions
+	// Suspicions watches requests with a token; nil does not.
+	Suspicions Suspicions
 	// Limits decides the limits of requests that are otherwise allowed, in the
 	// rules' Domain; nil leaves that to Envoy's ratelimit filter.
 	Limits  Limits
@@ -112,21 +120,22 @@ type Options struct {
 
 // Gate decides requests. It is safe for concurrent use.
 type Gate struct {
-	verifier Verifier
-	denylist Denylist
-	flags    Flags
-	sessions Sessions
-	limits   Limits
-	domain   string
-	routes   atomic.Pointer[policy.Set]
-	log      *slog.Logger
-	metrics  *Metrics
-	now      func() time.Time
+	verifier   Verifier
+	denylist   Denylist
+	flags      Flags
+	sessions   Sessions
+	suspicions Suspicions
+	limits     Limits
+	domain     string
+	routes     atomic.Pointer[policy.Set]
+	log        *slog.Logger
+	metrics    *Metrics
+	now        func() time.Time
 }
 
 // New makes a gate.
 func New(o Options) *Gate {
-	g := &Gate{verifier: o.Verifier, denylist: o.Denylist, flags: o.Flags, sessions: o.Sessions, limits: o.Limits, domain: o.Domain, log: o.Log, metrics: o.Metrics, now: o.Now}
+	g := &Gate{verifier: o.Verifier, denylist: o.Denylist, flags: o.Flags, sessions: o.Sessions, suspicions: o.Suspicions, limits: o.Limits, domain: o.Domain, log: o.Log, metrics: o.Metrics, now: o.Now}
 	g.routes.Store(o.Routes)
 	return g
 }
@@ -175,6 +184,9 @@ func (g *Gate) decide(ctx context.Context, r *Request, o *Outcome, e *Explanatio
 		o.Principal = caller
 		if caller != nil {
 			o.Tier = caller.Tier
+			if g.suspicions != nil && !g.assess(ctx, r, caller, o, e) {
+				return
+			}
 		}
 	}
 	subject := subjectOf(o.Principal, r.Address)
@@ -236,6 +248,9 @@ func (g *Gate) authenticate(ctx context.Context, r *Request, route *policy.Route
 	public := route.Access == policy.Public
 	principal, err := g.verifier.Authenticate(ctx, &r.Request, o.Now)
 	x.token(principal, err)
+	if err != nil && x == nil && !public {
+		g.noteFailure(r.Address, err, o.Now)
+	}
 	if err != nil {
 		var e *authn.Error
 		switch {
@@ -250,12 +265,7 @@ func (g *Gate) authenticate(ctx context.Context, r *Request, route *policy.Route
 		o.refuse(statusOf(e.Code), e.Code, e.Public)
 		return nil, false
 	}
-	token, ok := principal.Annotation.(*revocation.Token)
-	if !ok {
-		made := RevocationToken(principal)
-		token = &made
-	}
-	verdict, err := g.denylist.Check(ctx, token, o.Now, stalePolicy(route.OnStale))
+	verdict, err := g.denylist.Check(ctx, &annotationOf(principal).token, o.Now, stalePolicy(route.OnStale))
 	x.revocation(verdict, err)
 	switch {
 	case public && (err != nil || verdict.Revoked):
@@ -277,14 +287,6 @@ func RevocationToken(p *authn.Principal) revocation.Token {
 		Session: p.Session, Subject: p.Subject, ClientID: p.ClientID,
 		IssuedAt: p.IssuedAt, ExpiresAt: p.ExpiresAt, Version: p.Version,
 	}
-}
-
-// Annotate prepares what the denylist needs of a principal, once: it is the
-// verifier's Options.Annotate.
-func Annotate(p *authn.Principal) any {
-	t := RevocationToken(p)
-	t.Prepare()
-	return &t
 }
 
 // shadow reports that a rule which is not in force would have refused what the

@@ -83,6 +83,11 @@ func (f fixedFlags) Current() *flag.Set { return f.set }
 
 func newParts(t testing.TB, synchronise bool) *parts {
 	t.Helper()
+	return newPartsWith(t, synchronise, nil)
+}
+
+func newPartsWith(t testing.TB, synchronise bool, suspicions gate.Suspicions) *parts {
+	t.Helper()
 	p := &parts{metrics: prometheus.NewRegistry(), log: &bytes.Buffer{}, seen: &seen{}}
 	key := filepath.Join(t.TempDir(), "key.pem")
 	minter, err := authn.NewMinter(key)
@@ -136,7 +141,7 @@ func newParts(t testing.TB, synchronise bool) *parts {
 		t.Fatal(err)
 	}
 	p.gate = gate.New(gate.Options{
-		Verifier: verifier, Denylist: revocation.NewGuard(p.store, replica, false), Flags: fixedFlags{set}, Sessions: p.seen,
+		Verifier: verifier, Denylist: revocation.NewGuard(p.store, replica, false), Flags: fixedFlags{set}, Sessions: p.seen, Suspicions: suspicions,
 		Routes: compileRoutes(t, routes), Log: slog.New(slog.NewTextHandler(p.log, nil)),
 		Metrics: gate.NewMetrics(p.metrics), Now: time.Now,
 	})
