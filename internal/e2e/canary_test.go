@@ -1,0 +1,187 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/authn"
+	"github.com/tollgate-proxy/tollgate/internal/envoyconf"
+	"github.com/tollgate-proxy/tollgate/internal/experiment"
+)
+
+const (
+	// canaryRoute sends users whose flag says so to another backend. Envoy chooses
+	// the route again once authz has set the header (clear_route_cache).
+	canaryRoute = `              - name: canary
+                match: {prefix: /, headers: [{name: x-feature-flags, string_match: {safe_regex: {regex: '(.*,)?checkout=canary(,.*)?'}}}]}
+                route: {cluster: canary}
+`
+	canaryCluster = `  - name: canary
+    type: STATIC
+    connect_timeout: 1s
+    load_assignment:
+      cluster_name: canary
+      endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %s, port_value: %s}}}}]}]
+
+`
+)
+
+// canaryEnvoy starts the shipped Envoy with the canary's route and backend.
+func (e *edge) canaryEnvoy(t *testing.T, canary string, clusters map[string][]envoyconf.Endpoint) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(root, "envoy", "envoy.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const before, clustersBegin = "              - {name: backend, match: {prefix: /}", "  clusters:\n"
+	edited := string(text)
+	if strings.Count(edited, before) != 1 || strings.Count(edited, clustersBegin) != 1 {
+		t.Fatal("the shipped configuration has no place for a canary")
+	}
+	host, port, _ := strings.Cut(canary, ":")
+	edited = strings.Replace(edited, before, canaryRoute+before, 1)
+	edited = strings.Replace(edited, clustersBegin, clustersBegin+fmt.Sprintf(canaryCluster, host, port), 1)
+	source := filepath.Join(e.work, "canary-source.yaml")
+	if err := os.WriteFile(source, []byte(edited), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b, err := envoyconf.Load(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	free := freeAddresses(t, 2)
+	clusters[envoyconf.ClusterBackend] = []envoyconf.Endpoint{{Address: e.backend}}
+	if b, err = envoyconf.Render(b, envoyconf.Options{Listener: free[0], Admin: free[1], Clusters: clusters}); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(e.work, "canary.yaml")
+	if err := envoyconf.WriteFile(path, b); err != nil {
+		t.Fatal(err)
+	}
+	binary, err := envoyconf.Binary(os.Getenv, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.start(t, "envoy-canary", binary, []string{"-c", path, "--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"}, nil)
+	await(t, "envoy", func() error { return answers("http://" + free[1] + "/ready") })
+	return "http://" + free[0]
+}
+
+// TestCanary: an experiment sends its users to another version by the header that
+// the gateway sets, nobody gets there by forging it, and the gateway's own access
+// log measures who went where.
+func TestCanary(t *testing.T) {
+	e := newEdge(t)
+	canary := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, "canary "+r.Header.Get("X-Feature-Flags"))
+	}))
+	t.Cleanup(canary.Close)
+	client := e.redis.client()
+	t.Cleanup(func() { _ = client.Close() })
+	catalog := experiment.NewCatalog(client, time.Now)
+	definition := experiment.Definition{
+		Key: "checkout-canary", Flag: "checkout", Traffic: 1, MinimumUsers: 2, Tiers: []string{"premium"},
+		Variants: []experiment.Variant{{Name: "stable", Weight: 1}, {Name: "canary", Weight: 1}},
+		Primary:  experiment.Metric{Name: "latency", Kind: experiment.Mean, Source: experiment.Latency, LowerIsBetter: true},
+		Guardrails: []experiment.Metric{
+			{Name: "errors", Kind: experiment.Rate, Source: experiment.Failures, LowerIsBetter: true},
+			{Name: "requests", Kind: experiment.Sum, Source: experiment.Requests},
+		},
+	}
+	by := experiment.Change{Actor: "e2e", Reason: "canary", Expect: experiment.AnyRevision}
+	if _, err := catalog.Put(t.Context(), definition, by); err != nil {
+		t.Fatal(err)
+	}
+	_, ratelimit := e.spawn(t, "ratelimit", "ratelimit")
+	_, authz := e.spawn(t, "authz", "authz")
+	base := e.canaryEnvoy(t, canary.Listener.Addr().String(), map[string][]envoyconf.Endpoint{
+		envoyconf.ClusterAuthz: {{Address: authz}}, envoyconf.ClusterRateLimit: {{Address: ratelimit}},
+	})
+	s := &system{minter: e.minter}
+	visit := func(user, tier string, header http.Header) answer {
+		return s.want(t, http.StatusOK, ask{base: base, path: "/orders", token: s.mint(t, authn.MintOptions{User: user, Tier: tier}), header: header})
+	}
+	await(t, "the gateway", func() error {
+		a, err := s.try(ask{base: base, path: "/orders", token: s.mint(t, authn.MintOptions{User: "first", Tier: "admin"})})
+		if err == nil && a.status != http.StatusOK {
+			err = fmt.Errorf("%d %s", a.status, a.body)
+		}
+		return err
+	})
+	if a := visit("early", "premium", nil); strings.HasPrefix(string(a.body), "canary") {
+		t.Error("the canary serves before the experiment has started")
+	}
+
+	record, err := catalog.Start(t.Context(), definition.Key, by)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := &record.Definition
+	probe := ""
+	for i := 0; probe == ""; i++ {
+		if user := fmt.Sprintf("probe-%d", i); isCanary(d, user) {
+			probe = user
+		}
+	}
+	await(t, "the experiment to reach the gateway", func() error {
+		if a := visit(probe, "premium", nil); !strings.HasPrefix(string(a.body), "canary ") || !strings.Contains(string(a.body), "checkout=canary") {
+			return fmt.Errorf("answer %q", excerpt(a.body))
+		}
+		return nil
+	})
+
+	const users = 24
+	want := [2]int64{}
+	want[1]++ // the probe
+	for i := range users {
+		user := fmt.Sprintf("e2e-canary-%d", i)
+		arm, ok := d.Assign(user)
+		if !ok {
+			t.Fatal(user, "does not take part")
+		}
+		want[arm]++
+		forged := http.Header{"X-Feature-Flags": {"checkout=canary"}, "X-Feature-Checkout": {"canary"}}
+		for range 2 { // the same every time, whatever the client says
+			if a := visit(user, "premium", forged); strings.HasPrefix(string(a.body), "canary ") != isCanary(d, user) {
+				t.Errorf("%s is in variant %d and got %q", user, arm, excerpt(a.body))
+			}
+		}
+		if i < 3 {
+			if a := visit(user+"-free", "free", forged); strings.HasPrefix(string(a.body), "canary ") {
+				t.Errorf("%s does not take part and got to the canary", user)
+			}
+		}
+	}
+
+	store := experiment.NewStore(client)
+	await(t, "the access log to measure everybody", func() error {
+		data, err := store.Read(t.Context(), d)
+		if err != nil {
+			return err
+		}
+		if data[0].Users != want[0] || data[1].Users != want[1] {
+			return fmt.Errorf("%d and %d users instead of %v", data[0].Users, data[1].Users, want)
+		}
+		requests := data[0].Metrics["requests"].Users
+		if requests.Mean != 2 {
+			return fmt.Errorf("%v requests per user of the stable version", requests.Mean)
+		}
+		report, err := experiment.Analyse(d, data)
+		if err == nil && (report.Variants[1].Metrics[0].Median <= 0 || report.Variants[1].Metrics[1].Mean != 0) {
+			err = fmt.Errorf("latency and errors of the canary: %+v", report.Variants[1].Metrics)
+		}
+		return err
+	})
+}
+
+func isCanary(d *experiment.Definition, user string) bool {
+	arm, ok := d.Assign(user)
+	return ok && d.Variants[arm].Name == "canary"
+}
