@@ -33,16 +33,16 @@ func experimentsAPI(t *testing.T) (environment []string, asked *[]string) {
 		*asked = append(*asked, strings.TrimSpace(r.Method+" "+r.URL.String()+" "+string(body)))
 		answer := buttonRecord + "}"
 		switch {
+		case strings.Contains(r.URL.Path, "none"):
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(http.StatusNotFound)
+			answer = `{"code":"experiment_not_found"}`
 		case r.URL.Query().Get("format") == "html":
 			answer = "<!doctype html>"
 		case strings.HasSuffix(r.URL.Path, "/results"):
 			answer = buttonRecord + buttonReport + "}"
 		case r.URL.Path == "/v1/experiments" && r.Method == http.MethodGet:
 			answer = `{"version":1,"experiments":[` + buttonRecord + `}]}`
-		case strings.Contains(r.URL.Path, "none"):
-			w.Header().Set("Content-Type", "application/problem+json")
-			w.WriteHeader(http.StatusNotFound)
-			answer = `{"code":"experiment_not_found"}`
 		}
 		_, _ = io.WriteString(w, answer)
 	}))
