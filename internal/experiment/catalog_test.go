@@ -228,6 +228,28 @@ func TestWatcherWithoutRedis(t *testing.T) {
 	}
 }
 
+// A Redis whose memory is full takes nothing more and can still be read, by a
+// client that has never asked it before too.
+func TestFullRedis(t *testing.T) {
+	rdb := redistest.Client(t, redistest.Server(t))
+	d := &started(t, NewCatalog(rdb, fixedNow), valid()).Definition
+	b := newBatch(t, d)
+	observe(t, b, "ann", 0, "latency", 1)
+	write(t, NewStore(rdb), b)
+	if err := rdb.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewCatalog(rdb, fixedNow).Stop(t.Context(), d.Key, anyone("")); err == nil {
+		t.Error("a full Redis was written to")
+	}
+	if s, err := NewCatalog(rdb, fixedNow).List(t.Context()); err != nil || len(s.Records) != 1 {
+		t.Errorf("got %+v, %v", s, err)
+	}
+	if data := read(t, NewStore(rdb), d); data[0].Users != 1 {
+		t.Errorf("got %+v", data)
+	}
+}
+
 // stubArms deals as the definition says; flags named there are killed.
 type stubArms struct {
 	w      *Watcher
