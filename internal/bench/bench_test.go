@@ -3,16 +3,21 @@ package main
 import (
 	"bytes"
 	"context"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
+
+	"github.com/tollgate-proxy/tollgate/internal/envoyconf"
 )
 
 // TestMain lets the test binary be the no-op server too, as the command is.
@@ -158,5 +163,50 @@ func TestWholeRun(t *testing.T) {
 	err := run(t.Context(), []string{"-runs", "1", "-window", "200ms", "-warm", "100ms", "-bin", bin, "-config", "../../config", "authz"}, &out)
 	if err != nil || !strings.Contains(out.String(), "ratio to no-op: ") {
 		t.Errorf("%v: %s", err, &out)
+	}
+}
+
+// Each way's configuration is one that Envoy's API allows, with the filters that
+// the way asks and no others.
+func TestWays(t *testing.T) {
+	t.Chdir(filepath.Join("..", ".."))
+	for _, w := range ways() {
+		o := envoyconf.Options{}
+		if w.change != nil {
+			w.change(&o)
+		}
+		path := filepath.Join(t.TempDir(), "envoy.yaml")
+		if err := writeEnvoy(path, o, w); err != nil {
+			t.Fatalf("%s: %v", w.name, err)
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]bool{
+			"envoy.filters.http.ext_authz\n": w.authz, "name: envoy.filters.http.ratelimit\n": w.ratelimit && !o.Quotas, "envoy.filters.http.rate_limit_quota\n": o.Quotas,
+		} {
+			if got := strings.Contains(string(text), name); got != want {
+				t.Errorf("%s: %q is %t", w.name, name, got)
+			}
+		}
+	}
+}
+
+func TestDrive(t *testing.T) {
+	var n atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if n.Add(1); r.URL.Path != "/" {
+			w.WriteHeader(http.StatusForbidden)
+		}
+	}))
+	defer server.Close()
+	addr := server.Listener.Addr().String()
+	took, err := drive(t.Context(), addr, [][]byte{[]byte("GET / HTTP/1.1\r\nHost: a\r\n\r\n")}, 50*time.Millisecond, 1000)
+	if err != nil || int64(len(took)) != n.Load() || len(took) < connections {
+		t.Errorf("%d of %d requests, %v", len(took), n.Load(), err)
+	}
+	if _, err := drive(t.Context(), addr, [][]byte{[]byte("GET /no HTTP/1.1\r\nHost: a\r\n\r\n")}, time.Millisecond, 0); err == nil || !strings.Contains(err.Error(), "403") {
+		t.Errorf("got %v", err)
 	}
 }

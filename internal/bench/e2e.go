@@ -29,6 +29,7 @@ import (
 type way struct {
 	name             string
 	authz, ratelimit bool // processes that run
+	noop             bool // a server that decides nothing stands for authz
 	env              []string
 	change           func(*envoyconf.Options)
 }
@@ -37,6 +38,7 @@ type way struct {
 func ways() []way {
 	return []way{
 		{name: "no filter"},
+		{name: "no-op ext_authz", authz: true, noop: true},
 		{name: "ext_authz alone", authz: true},
 		{name: "both filters", authz: true, ratelimit: true},
 		{name: "one call", authz: true, env: []string{"TOLLGATE_LIMITS_IN_AUTHZ=true"}, change: func(o *envoyconf.Options) { o.OneCall = true }},
@@ -142,12 +144,19 @@ func (s *settings) through(ctx context.Context, binary string, w way, requests [
 		return passage{}, err
 	}
 	var servers []*pinned
+	if w.noop {
+		p, err := begin(0, "noop", authz, nil, s.self, "noop", authz)
+		if err != nil {
+			return passage{}, err
+		}
+		servers = append(servers, p)
+	}
 	for _, process := range []struct {
 		run        bool
 		name, addr string
 		env        []string
 	}{
-		{w.authz, "authz", authz, append(slices.Clone(w.env), "TOLLGATE_MODE=development", "TOLLGATE_DEVELOPMENT_KEY_FILE="+filepath.Join(s.work, "key.pem"), "TOLLGATE_HTTP_LISTEN=127.0.0.1:0")},
+		{w.authz && !w.noop, "authz", authz, append(slices.Clone(w.env), "TOLLGATE_MODE=development", "TOLLGATE_DEVELOPMENT_KEY_FILE="+filepath.Join(s.work, "key.pem"), "TOLLGATE_HTTP_LISTEN=127.0.0.1:0")},
 		{w.ratelimit, "ratelimit", ratelimit, nil},
 	} {
 		if !process.run {

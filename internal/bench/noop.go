@@ -10,6 +10,8 @@ import (
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -55,5 +57,6 @@ func serveNoop(addr string) error {
 	s := grpc.NewServer()
 	authv3.RegisterAuthorizationServer(s, noop{})
 	rlsv3.RegisterRateLimitServiceServer(s, noop{})
+	grpc_health_v1.RegisterHealthServer(s, health.NewServer()) // Envoy asks
 	return s.Serve(l)
 }
