@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -77,9 +78,7 @@ func (e *entry) validator() bool {
 // and 304 where the client has it already.
 func (e *entry) response(r *http.Request, status string, now time.Time) *http.Response {
 	h := make(http.Header, len(e.Header)+3)
-	for name, v := range e.Header {
-		h[name] = v
-	}
+	maps.Copy(h, e.Header)
 	h["Age"] = []string{strconv.FormatInt(int64((e.Age+now.Sub(e.Stored))/time.Second), 10)}
 	if id := r.Header[requestID]; id != nil {
 		h[requestID] = id

@@ -82,7 +82,7 @@ func (c *caller) try(x *exchange, number int, at *endpoint) tried {
 	}
 	p.propagator.Inject(a.ctx, propagation.HeaderCarrier(out.Header))
 
-	resp, err := p.transport.RoundTrip(out)
+	resp, err := p.transport.RoundTrip(out) //nolint:bodyclose // the attempt is the body that the client reads and closes
 	a.took = p.now().Sub(a.start)
 	c.metrics.attemptTime.Observe(a.took.Seconds())
 	if err != nil {

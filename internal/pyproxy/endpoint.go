@@ -2,6 +2,7 @@ package pyproxy
 
 import (
 	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -52,7 +53,7 @@ func pick(all []*endpoint, tried []*endpoint, now time.Time) *endpoint {
 		if e.available(now) {
 			rank = 4
 		}
-		if !contains(tried, e) {
+		if !slices.Contains(tried, e) {
 			rank += 2
 		}
 		if e.suspect.Load() <= now.UnixNano() {
@@ -64,15 +65,6 @@ func pick(all []*endpoint, tried []*endpoint, now time.Time) *endpoint {
 		}
 	}
 	return best
-}
-
-func contains(es []*endpoint, e *endpoint) bool {
-	for _, x := range es {
-		if x == e {
-			return true
-		}
-	}
-	return false
 }
 
 // succeeded and failed are passive health: enough failures in a row eject the
