@@ -105,7 +105,8 @@ type measure struct{ meter *experiment.Meter }
 
 // Take implements accesslog.Sink.
 func (m measure) Take(o *accesslog.Outcome) {
-	if o.Code != "" || o.Details == "request_rate_limited" {
+	switch {
+	case o.Code != "", o.Details == "request_rate_limited", o.Details == "rate_limited_by_quota":
 		return
 	}
 	m.meter.Measure(&experiment.Request{
