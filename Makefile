@@ -70,7 +70,7 @@ test-python: $(SERVICES_DEV) ## lint and test the Python services
 # The end-to-end tests run the built programs, so they come after everything else; neither they nor the bench, a
 # program, count for coverage.
 .PHONY: test-unit
-test-unit: $(ENVOY) redis compiler ## unit and integration tests under the race detector, with coverage
+test-unit: $(ENVOY) $(SERVICES_VENV) redis compiler ## unit and integration tests under the race detector, with coverage
 	@echo "==> unit and integration tests"
 	@mkdir -p coverage
 	@CGO_ENABLED=1 $(GO) test -race $(TEST_FLAGS) -timeout 15m -coverprofile=coverage/unit.out \
