@@ -89,7 +89,7 @@ type running struct {
 
 const rulesText = "domain: tollgate\ntiers: {entry: tier, subjects: [user], default: free, table: [{name: free, limits: [{unit: hour, requests_per_unit: LIMIT}]}, {name: big, limits: [{unit: hour, requests_per_unit: 1000}]}]}\n"
 
-func start(t *testing.T, redisAddr string) *running {
+func start(t *testing.T, redisAddr string, environ ...string) *running {
 	t.Helper()
 	dir := t.TempDir()
 	r := &running{t: t, operations: redistest.FreeAddr(t), management: redistest.FreeAddr(t), rules: filepath.Join(dir, "rules.yaml"), log: &output{}}
@@ -103,7 +103,7 @@ func start(t *testing.T, redisAddr string) *running {
 		t.Fatal(err)
 	}
 	ended := make(chan int, 1)
-	go func() { ended <- app.Main(process(), []string{"-config", file}, nil, r.log, r.log) }()
+	go func() { ended <- app.Main(process(), []string{"-config", file}, environ, r.log, r.log) }()
 	conn, err := grpc.NewClient(listen, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -132,6 +132,18 @@ func start(t *testing.T, redisAddr string) *running {
 func (r *running) write(limit string) {
 	r.t.Helper()
 	if err := os.WriteFile(r.rules, []byte(strings.ReplaceAll(rulesText, "LIMIT", limit)), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// append adds a line to the rule file.
+func (r *running) append(line string) {
+	r.t.Helper()
+	text, err := os.ReadFile(r.rules)
+	if err == nil {
+		err = os.WriteFile(r.rules, append(text, line...), 0o600)
+	}
+	if err != nil {
 		r.t.Fatal(err)
 	}
 }
