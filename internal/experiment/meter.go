@@ -105,7 +105,7 @@ func packedValue(packed, key string) (string, bool) {
 func (d *Definition) values(r *Request) []Value {
 	var out []Value
 	for _, m := range d.Metrics() {
-		v := 0.0
+		var v float64
 		switch m.Source {
 		case Latency:
 			v = r.Duration.Seconds()
