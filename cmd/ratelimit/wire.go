@@ -58,7 +58,7 @@ func wire(ctx context.Context, c Config, rt *app.Runtime) error {
 		return err
 	}
 	rt.Background("rate limit store", limiter.Run)
-	prepare := func(next *ratelimit.Rules) (func(), error) {
+	prepare := func(next *ratelimit.Rules) (func(), error) { //nolint:unparam // the remote's may fail
 		return func() { limiter.SetRules(next) }, nil
 	}
 	if c.Limits.XDS.Server != "" {

@@ -107,8 +107,8 @@ func TestAnomalyAPI(t *testing.T) {
 		for body, want := range map[string]string{
 			`{"address":"203.0.113.1","user_agent":"Firefox","place":{"country":"US","asn":64497,"latitude":40.7,"longitude":-74,"radius":20}}`: `"score":80,"action":"deny","signals":[{"code":"impossible_travel"`,
 			`{"at":"2027-01-14T12:00:00Z","address":"203.0.113.1","user_agent":"Firefox","place":{"country":"US"}}`:                             `"at":"2027-01-14T12:00:00Z","score":20,"action":"header","signals":[{"code":"new_country"`,
-			`{"at":"2027-01-10T12:00:00Z","address":"203.0.113.1","user_agent":"curl"}`:                                                        `"score":0,"action":"none","signals":[],"settled":false`,
-			`{"user_agent":"curl","authenticated":"2027-01-15T11:59:00Z"}`:                                                                     `"settled":true`,
+			`{"at":"2027-01-10T12:00:00Z","address":"203.0.113.1","user_agent":"curl"}`:                                                         `"score":0,"action":"none","signals":[],"settled":false`,
+			`{"user_agent":"curl","authenticated":"2027-01-15T11:59:00Z"}`:                                                                      `"settled":true`,
 		} {
 			if status, text := a.call("POST", "/v1/users/ada/suspicious-events/detect", operatorSecret, body); status != 200 || !strings.Contains(text, want) {
 				t.Errorf("%s: %d %s", body, status, text)

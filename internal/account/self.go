@@ -154,7 +154,8 @@ func (s *Self) endAll(w http.ResponseWriter, r *http.Request, p *authn.Principal
 // endOthers keeps the session that the user asks in.
 func (s *Self) endOthers(w http.ResponseWriter, r *http.Request, p *authn.Principal) {
 	event := Event{Actor: actor(r.Context()), Action: "session.end_others", Target: p.Subject, At: s.Now()}
-	n, err := 0, error(nil)
+	var n int
+	var err error
 	if p.Session == "" {
 		err = problem.New(http.StatusConflict, "session_unknown", "The token names no session that could stay.")
 	} else {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -280,9 +281,7 @@ func TestTokenStatus(t *testing.T) {
 		"iat": float64(a.now.Unix() - 60), "exp": float64(a.now.Unix() + 3600),
 	}
 	with := func(more map[string]any) map[string]any {
-		for k, v := range claims {
-			more[k] = v
-		}
+		maps.Copy(more, claims)
 		return more
 	}
 	if diff := cmp.Diff(with(map[string]any{"active": true}), ask("good.alice")); diff != "" {

@@ -62,13 +62,13 @@ func (h *hoursOfDay) direction() direction {
 	return directionOf(angles[:], h[:])
 }
 
-// near is the share of the counts within so many hours of an hour, around the circle.
-func (h *hoursOfDay) near(hour, width int) float64 {
+// near is the share of the counts within hourWidth of an hour, around the circle.
+func (h *hoursOfDay) near(hour int) float64 {
 	total, close := 0, 0
 	for i, n := range h {
 		total += n
 		apart := max(i-hour, hour-i)
-		if min(apart, 24-apart) <= width {
+		if min(apart, 24-apart) <= hourWidth {
 			close += n
 		}
 	}
@@ -96,5 +96,5 @@ const habitual = 0.01
 // unusual says whether an hour is unusual for who has this histogram: there is a preferred time of day, and the share
 // of the counts around the hour is below rare. A user who is active around the clock has no unusual hours.
 func (h *hoursOfDay) unusual(hour int, rare float64) bool {
-	return h.direction().rayleigh() < habitual && h.near(hour, hourWidth) < rare
+	return h.direction().rayleigh() < habitual && h.near(hour) < rare
 }

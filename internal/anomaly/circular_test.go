@@ -86,7 +86,7 @@ func TestHoursTurn(t *testing.T) {
 			}
 		}
 		hour := rapid.IntRange(0, 23).Draw(t, "hour")
-		if h.near(hour, hourWidth) != turned.near((hour+by)%24, hourWidth) {
+		if h.near(hour) != turned.near((hour+by)%24) {
 			t.Fatal("near is not where it was")
 		}
 	})

@@ -257,7 +257,7 @@ func (j *judgement) hour() {
 	}
 	d := hours.direction()
 	j.raise(UnusualHour, "%02d h UTC; %.1f %% of %d active hours are near it, most around %.0f h (deviation %.1f h)",
-		j.o.hour(), 100*hours.near(j.o.hour(), hourWidth), d.n, d.mean/radiansAnHour, d.deviation()/radiansAnHour)
+		j.o.hour(), 100*hours.near(j.o.hour()), d.n, d.mean/radiansAnHour, d.deviation()/radiansAnHour)
 }
 
 func (j *judgement) address() {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 )
 
@@ -19,7 +20,8 @@ type LimitSubject struct {
 
 func (s LimitSubject) query(more ...string) url.Values {
 	query := url.Values{}
-	for i, pairs := 0, append(more, "entry", s.Entry, "domain", s.Domain); i < len(pairs); i += 2 {
+	pairs := slices.Concat(more, []string{"entry", s.Entry, "domain", s.Domain})
+	for i := 0; i < len(pairs); i += 2 {
 		if pairs[i+1] != "" {
 			query.Set(pairs[i], pairs[i+1])
 		}

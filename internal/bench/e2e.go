@@ -162,7 +162,7 @@ func (s *settings) through(ctx context.Context, binary string, w way, requests [
 		if !process.run {
 			continue
 		}
-		env := append(process.env, "TOLLGATE_GRPC_LISTEN="+process.addr, "TOLLGATE_OPERATIONS_LISTEN=127.0.0.1:0", "TOLLGATE_REDIS_URL=redis://"+redisAddr, "TOLLGATE_LOG_LEVEL=warn")
+		env := slices.Concat(process.env, []string{"TOLLGATE_GRPC_LISTEN=" + process.addr, "TOLLGATE_OPERATIONS_LISTEN=127.0.0.1:0", "TOLLGATE_REDIS_URL=redis://" + redisAddr, "TOLLGATE_LOG_LEVEL=warn"})
 		p, err := begin(0, process.name, process.addr, env, filepath.Join(s.bin, process.name), "-config", filepath.Join(s.config, process.name+".yaml"))
 		if err != nil {
 			return passage{}, err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -74,9 +75,7 @@ func (s *system) try(a ask) (answer, error) {
 	if a.token != "" {
 		request.Header.Set("Authorization", "Bearer "+a.token)
 	}
-	for name, values := range a.header {
-		request.Header[name] = values
-	}
+	maps.Copy(request.Header, a.header)
 	request.Trailer = a.trailer
 	client := newClient(a.from, a.http2)
 	defer client.CloseIdleConnections()

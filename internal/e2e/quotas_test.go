@@ -198,8 +198,11 @@ func TestQuotas(t *testing.T) {
 	// A refusal is a problem document.
 	await(t, "a refusal", func() error {
 		answer, err := s.try(ask{base: one, path: "/orders", token: token})
-		if err != nil || answer.status != http.StatusTooManyRequests {
-			return fmt.Errorf("%d, %v", answer.status, err)
+		if err != nil {
+			return err
+		}
+		if answer.status != http.StatusTooManyRequests {
+			return fmt.Errorf("status %d", answer.status)
 		}
 		if answer.header.Get("Retry-After") == "" {
 			t.Error("a refusal without Retry-After")

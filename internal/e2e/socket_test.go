@@ -14,7 +14,7 @@ import (
 // sockets, decide the same, and leave none behind.
 func TestUnixSockets(t *testing.T) {
 	e := newEdge(t)
-	folder, err := os.MkdirTemp("", "e2e") // a socket's path has at most 107 bytes
+	folder, err := os.MkdirTemp("", "e2e") //nolint:usetesting // a socket's path has at most 107 bytes
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,10 @@ import (
 )
 
 // Entry is one key and value of a descriptor.
-type Entry struct{ Key, Value string }
+type Entry struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
 
 // Override is a limit that the request itself carries for a descriptor.
 type Override struct {

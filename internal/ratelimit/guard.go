@@ -16,7 +16,6 @@ type guard struct {
 	failures int64
 	open     atomic.Bool
 	inRow    atomic.Int64
-	lastErr  atomic.Pointer[error]
 	tripped  chan struct{}
 
 	log     *slog.Logger

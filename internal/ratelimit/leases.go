@@ -200,7 +200,7 @@ func (ls *leases) settleOne(d *Demand, c *Charge, cl *claim, at time.Duration, d
 	}
 	if d.Allowed || cl.leased {
 		// What is held here is left too.
-		c.Level = c.Level - l.held
+		c.Level -= l.held
 		c.present(d.Now)
 	}
 }

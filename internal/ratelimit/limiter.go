@@ -281,7 +281,7 @@ func (l *Limiter) ask(ctx context.Context, p *plan, start time.Duration, dec *De
 		return true
 	}
 	d := p.active[0]
-	served := false
+	var served bool
 	if p.claims, served = l.leases.reserve(d, p.claims, start); served {
 		dec.Path = PathLeased
 		l.leases.served(d, p.claims, start)
@@ -319,7 +319,7 @@ func (l *Limiter) remembered(p *plan, at time.Duration) bool {
 		p.stale = true
 		return false
 	}
-	denied := false
+	var denied bool
 	denied, p.stale = l.denials.decide(p.active[0], at)
 	return denied
 }

@@ -118,21 +118,12 @@ func (p *plan) replace() {
 		}
 		for _, name := range p.matches[i].rule.replaces {
 			for j := range p.matches {
-				if r := p.matches[j].rule; r != nil && i != j && contains(r.names, name) {
+				if r := p.matches[j].rule; r != nil && i != j && slices.Contains(r.names, name) {
 					p.matches[j].rule = nil
 				}
 			}
 		}
 	}
-}
-
-func contains(names []string, name string) bool {
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return false
 }
 
 // hits is what a descriptor asks for: its own number, else the request's, else
@@ -206,7 +197,7 @@ func (p *plan) charge() {
 	keys := string(p.arena)
 	for i := range p.uses {
 		u := &p.uses[i]
-		key := ""
+		var key string
 		if u.key < 0 {
 			key = p.domain.systemKeys[-1-u.key]
 		} else {

@@ -43,11 +43,10 @@ func (s *set) learn(c change) {
 	s.note(s.marks.merge(c.print, c.mark.pack(), s.limit, mergeMarkWords))
 }
 
-func (s *set) note(changed, refused bool) bool {
+func (s *set) note(_, refused bool) {
 	if refused {
 		s.full.Store(true)
 	}
-	return changed
 }
 
 // covering returns the place at which a token is covered, or -1. What nothing is revoked by is not even hashed.

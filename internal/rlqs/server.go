@@ -137,8 +137,8 @@ func (s *Server) StreamRateLimitQuotas(stream grpc.BidiStreamingServer[quotav3.R
 			return status.Error(codes.Unavailable, "the server is stopping")
 		case <-stream.Context().Done():
 			return status.FromContextError(stream.Context().Err()).Err()
-		case <-ended:
-			return nil
+		case <-ended: // however: Envoy is gone
+			return nil //nolint:errcheck // nobody is left to tell
 		case r := <-reports:
 			response, err := e.report(stream.Context(), r)
 			if err != nil {

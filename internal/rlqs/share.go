@@ -33,9 +33,9 @@ func share(rate, mine float64, others []float64) float64 {
 	}
 	wants = append(wants, want(mine))
 	slices.Sort(wants)
-	left, level := rate, 0.0
+	left := rate
 	for i, w := range wants {
-		level = left / float64(len(wants)-i)
+		level := left / float64(len(wants)-i)
 		if w > level {
 			return min(want(mine), level) // nobody after this one gets more
 		}
