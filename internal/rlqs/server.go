@@ -137,8 +137,8 @@ func (s *Server) StreamRateLimitQuotas(stream grpc.BidiStreamingServer[quotav3.R
 			return status.Error(codes.Unavailable, "the server is stopping")
 		case <-stream.Context().Done():
 			return status.FromContextError(stream.Context().Err()).Err()
-		case <-ended: // however: Envoy is gone
-			return nil //nolint:errcheck // nobody is left to tell
+		case <-ended: //nolint:errcheck // however it ended, Envoy is gone, and nobody is left to tell
+			return nil
 		case r := <-reports:
 			response, err := e.report(stream.Context(), r)
 			if err != nil {
