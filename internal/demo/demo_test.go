@@ -86,7 +86,7 @@ func TestDemoStaysUp(t *testing.T) {
 	out.await(t, `(?m)^  envoy +\d+ +http://127\.0\.0\.1:\d+ +\d+ admin +the gateway`)
 	out.await(t, `(?m)^  authz +\d+ +http://127\.0\.0\.1:\d+ +\d+ grpc, \d+ operations +who may pass`)
 	out.await(t, `(?m)^  redis +- +127\.0\.0\.1:\d+ +counters`)
-	pid, err := strconv.Atoi(out.await(t, `(?m)^  ratelimit +(\d+) +127\.0\.0\.1:\d+ \(gRPC\) +\d+ operations `)[1])
+	pid, err := strconv.Atoi(out.await(t, `(?m)^  ratelimit +(\d+) +http://127\.0\.0\.1:\d+ +\d+ grpc, \d+ operations `)[1])
 	if err != nil {
 		t.Fatal(err)
 	}
