@@ -193,6 +193,7 @@ func TestComposeEnvoyIsTheShippedOne(t *testing.T) {
 				{Address: "pyproxy-1:8103", HealthPort: 7103},
 				{Address: "pyproxy-2:8103", HealthPort: 7103},
 			},
+			envoyconf.ClusterAccount: {{Address: "authz:8101", HealthPort: 7101}},
 			envoyconf.ClusterBackend: {{Address: "backend:8080"}},
 		},
 		TraceCollector: "jaeger:4317",

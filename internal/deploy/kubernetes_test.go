@@ -162,6 +162,7 @@ func TestKubernetesConfigurationIsDerived(t *testing.T) {
 		envoyconf.ClusterAuthz:     {{Address: "authz.tollgate.svc.cluster.local:9101"}},
 		envoyconf.ClusterRateLimit: {{Address: "ratelimit.tollgate.svc.cluster.local:9102"}},
 		envoyconf.ClusterPyproxy:   {{Address: "pyproxy.tollgate.svc.cluster.local:8103", HealthPort: 7103}},
+		envoyconf.ClusterAccount:   {{Address: "authz.tollgate.svc.cluster.local:8101", HealthPort: 7101}},
 		envoyconf.ClusterBackend:   {{Address: "backend.default.svc.cluster.local:8080"}},
 		envoyconf.ClusterCollector: {{Address: "collector.monitoring.svc.cluster.local:4317"}},
 	}

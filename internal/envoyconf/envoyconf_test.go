@@ -111,7 +111,7 @@ func TestRenderRefuses(t *testing.T) {
 		opts Options
 		want string
 	}{
-		{"unknown cluster", Options{Clusters: map[string][]Endpoint{"auth": {{Address: "a:1"}}}}, `cluster "auth" is not in the configuration; it has authz, ratelimit, pyproxy, backend, otel_collector`},
+		{"unknown cluster", Options{Clusters: map[string][]Endpoint{"auth": {{Address: "a:1"}}}}, `cluster "auth" is not in the configuration; it has authz, ratelimit, pyproxy, account, backend, otel_collector`},
 		{"no endpoint", Options{Clusters: map[string][]Endpoint{ClusterAuthz: {}}}, "no endpoint given"},
 		{"no port", Options{Clusters: one("localhost")}, "neither host:port nor unix:///path"},
 		{"no host", Options{Clusters: one(":80")}, "needs a host"},

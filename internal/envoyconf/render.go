@@ -32,6 +32,7 @@ const (
 	ClusterAuthz     = "authz"
 	ClusterRateLimit = "ratelimit"
 	ClusterPyproxy   = "pyproxy"
+	ClusterAccount   = "account"
 	ClusterBackend   = "backend"
 	ClusterCollector = "otel_collector"
 )

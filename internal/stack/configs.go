@@ -65,6 +65,7 @@ func (s *Stack) envoyConfig() (string, error) {
 				{Address: s.ports.Address(Pyproxy1HTTP), HealthPort: health(Pyproxy1Ops)},
 				{Address: s.ports.Address(Pyproxy2HTTP), HealthPort: health(Pyproxy2Ops)},
 			},
+			envoyconf.ClusterAccount: {{Address: s.ports.Address(AuthzHTTP), HealthPort: health(AuthzOperations)}},
 			envoyconf.ClusterBackend: {{Address: s.ports.Address(EchoBackend)}},
 		},
 	}
