@@ -10,18 +10,21 @@ import (
 func (w *Watch) judge(ctx context.Context, j *job) {
 	defer j.entry.once.Do(func() { close(j.entry.first) })
 	defer j.entry.judging.Store(false)
-	bounded, cancel := context.WithTimeout(ctx, w.rules.config.Timeout)
+	rules := w.rules.Load()
+	bounded, cancel := context.WithTimeout(ctx, rules.config.Timeout)
 	defer cancel()
-	v, err := w.assess(bounded, &j.sighting, j.entry)
+	v, err := w.assess(bounded, rules, &j.sighting, j.entry)
 	if v != nil {
 		w.metrics.judged(v)
-		j.entry.assessment.Store(&v.Assessment)
+		j.entry.assessment.Store(&assessed{v.Assessment, rules})
+	} else if old := j.entry.assessment.Load(); old != nil { // which stays, and is not asked for again before it is due
+		j.entry.assessment.Store(&assessed{old.under(rules), rules})
 	}
 	if ctx.Err() != nil {
 		return // the process ends
 	}
 	w.noteStore(err)
-	next := w.rules.config.Refresh
+	next := rules.config.Refresh
 	if err != nil {
 		w.metrics.evaluations[failed].Inc()
 		next = retry
@@ -45,20 +48,20 @@ func (w *Watch) noteStore(err error) {
 
 // assess records what was seen, judges it by what was known before, and acts. Where there is an error beside a verdict,
 // the verdict holds, but not all was done.
-func (w *Watch) assess(ctx context.Context, s *Sighting, e *entry) (*Verdict, error) {
-	o := w.observation(s)
+func (w *Watch) assess(ctx context.Context, r *Rules, s *Sighting, e *entry) (*Verdict, error) {
+	o := w.observation(r, s)
 	facts := o.facts()
-	before, err := w.options.Store.Record(ctx, s.User, facts, w.rules.config.Retention)
+	before, err := w.options.Store.Record(ctx, s.User, facts, r.config.Retention)
 	if err != nil {
 		return nil, err
 	}
-	v := w.rules.Judge(&before, &o)
-	errs := []error{w.options.Store.Amend(ctx, s.User, w.rules.amendment(&v, facts))}
+	v := r.Judge(&before, &o)
+	errs := []error{w.options.Store.Amend(ctx, s.User, r.amendment(&v, facts))}
 	if v.Action == RevokeSession && s.Session != "" { // without one it is refused all the same
 		errs = append(errs, w.endSession(ctx, s))
 	}
 	if v.Action != None || v.Settled {
-		errs = append(errs, w.tell(ctx, s, &o, &v, e))
+		errs = append(errs, w.tell(ctx, r, s, &o, &v, e))
 	}
 	return &v, errors.Join(errs...)
 }
@@ -91,7 +94,7 @@ func (w *Watch) endSession(ctx context.Context, s *Sighting) error {
 }
 
 // tell stores an event, and logs it, unless the same was told a short while ago.
-func (w *Watch) tell(ctx context.Context, s *Sighting, o *Observation, v *Verdict, e *entry) error {
+func (w *Watch) tell(ctx context.Context, r *Rules, s *Sighting, o *Observation, v *Verdict, e *entry) error {
 	event := Event{
 		At: o.At, Session: s.Session, Score: v.Score, Action: v.Action, Signals: v.Signals, Settled: v.Settled,
 		Country: o.Place.Country, ASN: o.Place.Network, Range: neighbourhood(s.Address),
@@ -104,7 +107,7 @@ func (w *Watch) tell(ctx context.Context, s *Sighting, o *Observation, v *Verdic
 	if event.key == e.key {
 		return nil
 	}
-	added, err := w.options.Store.Append(ctx, s.User, event, w.rules.config.Familiar, w.rules.config.Retention)
+	added, err := w.options.Store.Append(ctx, s.User, event, r.config.Familiar, r.config.Retention)
 	if err != nil {
 		return err
 	}
@@ -117,7 +120,7 @@ func (w *Watch) tell(ctx context.Context, s *Sighting, o *Observation, v *Verdic
 }
 
 // observation is a sighting as it is judged.
-func (w *Watch) observation(s *Sighting) Observation {
+func (w *Watch) observation(r *Rules, s *Sighting) Observation {
 	o := Observation{At: millis(s.At), Authenticated: s.Authenticated, Token: digest(s.User, 't', string(s.Token[:]))}
 	if s.Token == [32]byte{} {
 		o.Token = digest(s.User, 's', s.Session)
@@ -135,12 +138,12 @@ func (w *Watch) observation(s *Sighting) Observation {
 	if w.options.Places != nil {
 		place = place.or(w.options.Places.Place(s.Address))
 	}
-	o.Trusted = w.rules.trusted.has(s.Address, place.Network)
-	o.Anonymiser = w.rules.anonymisers.has(s.Address, place.Network)
+	o.Trusted = r.trusted.has(s.Address, place.Network)
+	o.Anonymiser = r.anonymisers.has(s.Address, place.Network)
 	o.Place = place.Coarse()
 	address := endpoint(s.Address)
 	o.Address = digest(s.User, KindAddress, address.String())
-	o.Failures = w.failures.count(address, s.At)
+	o.Failures = w.failures.Load().count(address, s.At)
 	return o
 }
 
@@ -161,21 +164,22 @@ func (p Place) or(other Place) Place {
 // Detect judges a request as Observe would, without remembering or doing anything. A past one is judged by what was
 // known at its time, as far as that can be told. The error wraps ErrUnavailable.
 func (w *Watch) Detect(ctx context.Context, s *Sighting) (Verdict, error) {
-	h, err := w.options.Store.History(ctx, s.User, s.At.Add(-w.rules.config.Retention))
+	r := w.rules.Load()
+	h, err := w.options.Store.History(ctx, s.User, s.At.Add(-r.config.Retention))
 	if err != nil {
 		return Verdict{}, err
 	}
-	o := w.observation(s)
-	if w.options.Now().Sub(s.At) > w.rules.config.Failures.Window {
+	o := w.observation(r, s)
+	if w.options.Now().Sub(s.At) > r.config.Failures.Window {
 		o.Failures = 0 // what is counted is of now
 	}
 	past := h.AsOf(o.At)
-	return w.rules.Judge(&past, &o), nil
+	return r.Judge(&past, &o), nil
 }
 
 // Events returns what was suspicious about a user, newest first. The error wraps ErrUnavailable.
 func (w *Watch) Events(ctx context.Context, user string) ([]Event, error) {
-	return w.options.Store.Events(ctx, user, w.options.Now().Add(-w.rules.config.Retention))
+	return w.options.Store.Events(ctx, user, w.options.Now().Add(-w.rules.Load().config.Retention))
 }
 
 // Erase forgets everything about a user: what was learned, and the events. The error wraps ErrUnavailable.

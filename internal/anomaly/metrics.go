@@ -60,7 +60,7 @@ func newWatchMetrics(w *Watch) *watchMetrics {
 		evaluations, signals, actions, m.scores, m.endFailures,
 		gauge("tollgate_anomaly_tracked", "Assessments that this process keeps.", func() float64 { return float64(w.len()) }),
 		gauge("tollgate_anomaly_failing_addresses", "Addresses with failed verifications that this process counts.",
-			func() float64 { return float64(w.failures.len()) }),
+			func() float64 { return float64(w.failures.Load().len()) }),
 		gauge("tollgate_anomaly_queue_length", "Requests that wait to be looked at.", func() float64 { return float64(len(w.queue)) }),
 		gauge("tollgate_anomaly_store_up", "Whether the store answered last time.", func() float64 {
 			if w.away.Load() {

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sync/atomic"
 	"time"
 
@@ -42,12 +43,17 @@ func (c PlacesConfig) Validate(r *config.Report) {
 
 // Places says where addresses are. Its files may be replaced while it is in use. Safe for concurrent use.
 type Places struct {
-	config    PlacesConfig
-	log       *slog.Logger
-	databases []*database
-	loads     *prometheus.CounterVec
-	built     *prometheus.GaugeVec
-	lookups   [3]prometheus.Counter
+	log     *slog.Logger
+	inUse   atomic.Pointer[databases]
+	loads   *prometheus.CounterVec
+	built   *prometheus.GaugeVec
+	lookups [3]prometheus.Counter
+}
+
+// databases are files in the order in which they are asked.
+type databases struct {
+	config PlacesConfig
+	files  []*database
 }
 
 // What came of a look-up.
@@ -72,7 +78,7 @@ func OpenPlaces(c PlacesConfig, log *slog.Logger, metrics prometheus.Registerer)
 		log = slog.New(slog.DiscardHandler)
 	}
 	p := &Places{
-		config: c, log: log,
+		log: log,
 		loads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_anomaly_database_loads_total",
 			Help: "Times that a replaced MMDB file was read, by outcome.",
@@ -89,14 +95,39 @@ func OpenPlaces(c PlacesConfig, log *slog.Logger, metrics prometheus.Registerer)
 	for i, outcome := range []string{"found", "unknown", "failed"} {
 		p.lookups[i] = lookups.WithLabelValues(outcome)
 	}
+	use, err := p.Prepare(c)
+	if err != nil {
+		return nil, err
+	}
+	use()
+	return p, register(metrics, p.loads, p.built, lookups)
+}
+
+// Prepare reads the files of another configuration; use puts them in the place of those in use. Where the configuration
+// is the same nothing is read: Run sees to files that were replaced.
+func (p *Places) Prepare(c PlacesConfig) (use func(), err error) {
+	if now := p.inUse.Load(); now != nil && reflect.DeepEqual(now.config, c) {
+		return func() {}, nil
+	}
+	next := &databases{config: c}
 	for _, path := range c.Databases {
 		d := &database{path: string(path)}
-		if err := p.load(d); err != nil {
+		if err := d.load(int64(c.MaxSize)); err != nil {
 			return nil, err
 		}
-		p.databases = append(p.databases, d)
+		next.files = append(next.files, d)
 	}
-	return p, register(metrics, p.loads, p.built, lookups)
+	return func() {
+		p.inUse.Store(next)
+		p.built.Reset()
+		for _, d := range next.files {
+			p.tellBuilt(d)
+		}
+	}, nil
+}
+
+func (p *Places) tellBuilt(d *database) {
+	p.built.WithLabelValues(filepath.Base(d.path)).Set(float64(d.reader.Load().Metadata.BuildEpoch))
 }
 
 func register(r prometheus.Registerer, collectors ...prometheus.Collector) error {
@@ -112,7 +143,7 @@ func register(r prometheus.Registerer, collectors ...prometheus.Collector) error
 }
 
 // load reads a file and puts it to use, or changes nothing.
-func (p *Places) load(d *database) error {
+func (d *database) load(maxSize int64) error {
 	f, err := os.Open(d.path)
 	if err != nil {
 		return fmt.Errorf("open database of places: %w", err)
@@ -121,12 +152,12 @@ func (p *Places) load(d *database) error {
 	if d.tried, err = f.Stat(); err != nil {
 		return fmt.Errorf("open database of places: %w", err)
 	}
-	data, err := io.ReadAll(io.LimitReader(f, int64(p.config.MaxSize)+1))
+	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
 	if err != nil {
 		return fmt.Errorf("read database of places: %w", err)
 	}
-	if int64(len(data)) > int64(p.config.MaxSize) {
-		return fmt.Errorf("database of places %s is larger than %s", d.path, p.config.MaxSize)
+	if int64(len(data)) > maxSize {
+		return fmt.Errorf("database of places %s is larger than %s", d.path, config.Bytes(maxSize))
 	}
 	reader, err := maxminddb.OpenBytes(data)
 	if err == nil {
@@ -136,7 +167,6 @@ func (p *Places) load(d *database) error {
 		return fmt.Errorf("database of places %s: %w", d.path, err)
 	}
 	d.reader.Store(reader)
-	p.built.WithLabelValues(filepath.Base(d.path)).Set(float64(reader.Metadata.BuildEpoch))
 	return nil
 }
 
@@ -153,34 +183,32 @@ func walk(reader *maxminddb.Reader) error {
 
 // Run reads replaced files until ctx ends, and returns nil.
 func (p *Places) Run(ctx context.Context) error {
-	if len(p.databases) == 0 {
-		<-ctx.Done()
-		return nil
-	}
-	tick := time.NewTicker(p.config.Poll)
-	defer tick.Stop()
 	for {
+		timer := time.NewTimer(p.inUse.Load().config.Poll)
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return nil
-		case <-tick.C:
-			for _, d := range p.databases {
-				p.refresh(d)
+		case <-timer.C:
+			now := p.inUse.Load()
+			for _, d := range now.files {
+				p.refresh(d, int64(now.config.MaxSize))
 			}
 		}
 	}
 }
 
 // refresh reads a file that is another than before. One that cannot be read leaves the last good one in use.
-func (p *Places) refresh(d *database) {
+func (p *Places) refresh(d *database, maxSize int64) {
 	now, err := os.Stat(d.path)
 	if err == nil && os.SameFile(now, d.tried) && now.Size() == d.tried.Size() && now.ModTime().Equal(d.tried.ModTime()) {
 		return
 	}
 	if err == nil {
-		err = p.load(d)
+		err = d.load(maxSize)
 	}
 	if err == nil {
+		p.tellBuilt(d)
 		p.loads.WithLabelValues("loaded").Inc()
 		p.log.Info("database of places replaced", "database", d.path, "built", d.reader.Load().Metadata.BuildTime().UTC())
 		d.failed = false
@@ -197,12 +225,13 @@ func (p *Places) refresh(d *database) {
 // fields read by name.
 func (p *Places) Place(address netip.Addr) Place {
 	var place Place
-	if !address.IsValid() || len(p.databases) == 0 {
+	files := p.inUse.Load().files
+	if !address.IsValid() || len(files) == 0 {
 		return place
 	}
 	address = address.Unmap().WithZone("")
 	failed := false
-	for _, d := range p.databases {
+	for _, d := range files {
 		result := d.reader.Load().Lookup(address)
 		switch {
 		case result.Err() != nil:

@@ -160,24 +160,24 @@ func TestPlacesAreReplaced(t *testing.T) {
 	}
 	address := netip.MustParseAddr(berlin)
 	country := func() string { return p.Place(address).Country }
-	d := p.databases[0]
+	d := p.inUse.Load().files[0]
 	moved := encodeMMDB(6, 1_800_000_000, map[string]map[string]any{"192.0.2.0/24": nested("PL", 52.2, 21, 10)})
 
-	p.refresh(d)
+	p.refresh(d, 512<<20)
 	if log.Len() > 0 || country() != "DE" {
 		t.Fatalf("nothing changed: %s", &log)
 	}
 	replace(t, path, []byte("not one"))
-	p.refresh(d)
-	p.refresh(d)
+	p.refresh(d, 512<<20)
+	p.refresh(d, 512<<20)
 	if strings.Count(log.String(), "stays in use") != 1 || country() != "DE" {
 		t.Fatalf("a broken file: %s", &log)
 	}
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	p.refresh(d)
-	p.refresh(d)
+	p.refresh(d, 512<<20)
+	p.refresh(d, 512<<20)
 	if country() != "DE" || strings.Count(log.String(), "stays in use") != 1 {
 		t.Fatalf("no file: %s", &log)
 	}

@@ -52,12 +52,11 @@ type Options struct {
 // Where the store is away or too slow there is no signal: an assessment that is known stays, and one that is not is
 // asked for again a few seconds later.
 type Watch struct {
-	rules    *Rules
+	rules    atomic.Pointer[Rules]
 	options  Options
-	failures *failures
+	failures atomic.Pointer[failures]
 	metrics  *watchMetrics
 	seed     maphash.Seed
-	most     int // entries of a shard
 	shards   [watchShards]watchShard
 	queue    chan job
 	away     atomic.Bool
@@ -90,19 +89,30 @@ type watchKey struct {
 // entry is what is known of a token at an address with an agent and a device.
 type entry struct {
 	token      [16]byte
-	assessment atomic.Pointer[Assessment] // nil until it was judged
-	due        atomic.Int64               // Unix nanoseconds: when it is judged again
+	assessment atomic.Pointer[assessed] // nil until it was judged
+	due        atomic.Int64             // Unix nanoseconds: when it is judged again
 	judging    atomic.Bool
 	first      chan struct{} // closed when it was judged for the first time, or could not be
 	once       sync.Once
 	key        string // of the last event; used by the judge
 }
 
-func (e *entry) current() Assessment {
-	if a := e.assessment.Load(); a != nil {
-		return *a
+// assessed is an assessment, and the rules by which it was made.
+type assessed struct {
+	Assessment
+
+	rules *Rules
+}
+
+// under is the assessment as the rules have it: where it was made by others its score leads to what these say.
+func (a *assessed) under(r *Rules) Assessment {
+	if a == nil {
+		return Assessment{}
 	}
-	return Assessment{}
+	if a.rules != r {
+		return Assessment{Score: a.Score, Reasons: a.Reasons, Action: r.action(a.Score)}
+	}
+	return a.Assessment
 }
 
 type job struct {
@@ -112,15 +122,8 @@ type job struct {
 
 // NewWatch returns a watch; Run does its work.
 func NewWatch(c Config, o Options) (*Watch, error) {
-	rules, err := Compile(c)
-	if err != nil {
-		return nil, err
-	}
-	switch {
-	case o.Store == nil:
+	if o.Store == nil {
 		return nil, errors.New("anomaly: a store is required")
-	case o.EndSession == nil && rules.does(RevokeSession):
-		return nil, errors.New("anomaly: the action revoke_session needs something that ends sessions")
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -128,16 +131,41 @@ func NewWatch(c Config, o Options) (*Watch, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	w := &Watch{
-		rules: rules, options: o, failures: newFailures(c.Failures), seed: maphash.MakeSeed(),
-		most: max(c.Tracked/watchShards, 1), queue: make(chan job, queueLength),
-	}
+	w := &Watch{options: o, seed: maphash.MakeSeed(), queue: make(chan job, queueLength)}
 	for i := range w.shards {
 		w.shards[i].entries = map[uint64]*entry{}
 	}
+	use, err := w.Prepare(c)
+	if err != nil {
+		return nil, err
+	}
+	use()
 	w.metrics = newWatchMetrics(w)
 	return w, register(o.Metrics, w.metrics.collectors()...)
 }
+
+// Prepare makes ready to judge by another configuration; use puts it into force. Places and Headers are not the watch's.
+//
+// Scores that are known lead to the new actions at once; by the new weights and thresholds a request is judged when it
+// comes again.
+func (w *Watch) Prepare(c Config) (use func(), err error) {
+	rules, err := Compile(c)
+	if err != nil {
+		return nil, err
+	}
+	if w.options.EndSession == nil && rules.does(RevokeSession) {
+		return nil, errors.New("anomaly: the action revoke_session needs something that ends sessions")
+	}
+	return func() {
+		old := w.rules.Swap(rules)
+		if old == nil || old.config.Failures.Window != c.Failures.Window || old.config.Failures.Tracked != c.Failures.Tracked {
+			w.failures.Store(newFailures(c.Failures))
+		}
+	}, nil
+}
+
+// Enabled says whether requests are looked at.
+func (w *Watch) Enabled() bool { return w.rules.Load().config.Enabled }
 
 func (w *Watch) key(s *Sighting) watchKey {
 	var known [32]byte
@@ -164,7 +192,8 @@ func (w *Watch) shard(k watchKey) *watchShard { return &w.shards[k.hash%watchSha
 // Observe returns the assessment of a request. For one like the last it neither waits nor allocates. The strings of s
 // are not kept. A sighting without a user is passed over.
 func (w *Watch) Observe(ctx context.Context, s *Sighting) Assessment {
-	if s.User == "" || !w.rules.config.Enabled {
+	rules := w.rules.Load()
+	if s.User == "" || !rules.config.Enabled {
 		return Assessment{}
 	}
 	k := w.key(s)
@@ -173,27 +202,29 @@ func (w *Watch) Observe(ctx context.Context, s *Sighting) Assessment {
 	e := shard.entries[k.hash]
 	shard.mu.RUnlock()
 	if e == nil || e.token != k.token {
-		e = w.meet(shard, k)
+		e = w.meet(shard, k, max(rules.config.Tracked/watchShards, 1))
 	}
-	if s.At.UnixNano() >= e.due.Load() && e.judging.CompareAndSwap(false, true) && !w.enqueue(s, e) {
+	known := e.assessment.Load()
+	due := s.At.UnixNano() >= e.due.Load() || known != nil && known.rules != rules
+	if due && e.judging.CompareAndSwap(false, true) && !w.enqueue(s, e) {
 		e.judging.Store(false)
-		return e.current()
+		return known.under(rules)
 	}
-	if w.rules.config.Wait > 0 && e.assessment.Load() == nil {
-		w.wait(ctx, e)
+	if known == nil && rules.config.Wait > 0 {
+		w.wait(ctx, e, rules.config.Wait)
 	}
-	return e.current()
+	return e.assessment.Load().under(rules)
 }
 
-// meet makes an entry for what is new.
-func (w *Watch) meet(shard *watchShard, k watchKey) *entry {
+// meet makes an entry for what is new, in a shard that holds no more than most.
+func (w *Watch) meet(shard *watchShard, k watchKey, most int) *entry {
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	e := shard.entries[k.hash]
 	if e != nil && e.token == k.token {
 		return e
 	}
-	if e == nil && len(shard.entries) >= w.most {
+	for e == nil && len(shard.entries) >= most {
 		shard.evict()
 	}
 	e = &entry{token: k.token, first: make(chan struct{})}
@@ -240,8 +271,8 @@ func (w *Watch) enqueue(s *Sighting, e *entry) bool {
 }
 
 // wait waits for the first assessment.
-func (w *Watch) wait(ctx context.Context, e *entry) {
-	timer := time.NewTimer(w.rules.config.Wait)
+func (w *Watch) wait(ctx context.Context, e *entry, most time.Duration) {
+	timer := time.NewTimer(most)
 	defer timer.Stop()
 	select {
 	case <-e.first:
@@ -254,8 +285,8 @@ func (w *Watch) wait(ctx context.Context, e *entry) {
 
 // Failed notes that the verification of a token from the address failed. It does not wait.
 func (w *Watch) Failed(address netip.Addr, now time.Time) {
-	if address.IsValid() && w.rules.config.Enabled {
-		w.failures.note(endpoint(address), now)
+	if address.IsValid() && w.Enabled() {
+		w.failures.Load().note(endpoint(address), now)
 	}
 }
 
@@ -274,14 +305,14 @@ func (w *Watch) Run(ctx context.Context) error {
 			}
 		})
 	}
-	tick := time.NewTicker(w.rules.config.Refresh)
-	defer tick.Stop()
 	for ctx.Err() == nil {
+		timer := time.NewTimer(w.rules.Load().config.Refresh)
 		select {
 		case <-ctx.Done():
-		case <-tick.C:
+		case <-timer.C:
 			w.sweep(w.options.Now())
 		}
+		timer.Stop()
 	}
 	workers.Wait()
 	return nil
@@ -289,8 +320,8 @@ func (w *Watch) Run(ctx context.Context) error {
 
 // sweep forgets what was not seen for a while.
 func (w *Watch) sweep(now time.Time) {
-	w.failures.sweep(now)
-	over := now.Add(-w.rules.config.Refresh).UnixNano()
+	w.failures.Load().sweep(now)
+	over := now.Add(-w.rules.Load().config.Refresh).UnixNano()
 	for i := range w.shards {
 		s := &w.shards[i]
 		s.mu.Lock()

@@ -1,163 +1,17 @@
 package anomaly
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"errors"
-	"log/slog"
 	"net/netip"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
-	"github.com/redis/go-redis/v9"
-
-	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
-
-// flaky is a store that can be away, or hang.
-type flaky struct {
-	Store
-
-	away  atomic.Bool
-	hang  chan struct{} // where not nil, calls wait for it or for their context
-	calls atomic.Int64
-}
-
-func (f *flaky) Record(ctx context.Context, user string, facts []Fact, keep time.Duration) (History, error) {
-	f.calls.Add(1)
-	if f.hang != nil {
-		select {
-		case <-f.hang:
-		case <-ctx.Done():
-			return History{}, unavailable("record", ctx.Err())
-		}
-	}
-	if f.away.Load() {
-		return History{}, unavailable("record", errors.New("connection refused"))
-	}
-	return f.Store.Record(ctx, user, facts, keep)
-}
-
-// lockedBuffer is a log that goroutines share.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
-type watchTest struct {
-	*Watch
-
-	t     testing.TB
-	store *flaky
-	log   *lockedBuffer
-	ended chan string
-}
-
-// newWatch starts a watch on a store, which waits for assessments unless changed.
-func newWatch(t testing.TB, s Store, change func(*Config), options ...func(*Options)) *watchTest {
-	t.Helper()
-	c := DefaultConfig()
-	c.Actions = []ActionConfig{{1, "header"}, {50, "step_up"}, {80, "revoke_session"}, {95, "deny"}}
-	c.Wait, c.Timeout = time.Second, 10*time.Second
-	c.Places = testPlaces()
-	if change != nil {
-		change(&c)
-	}
-	w := &watchTest{t: t, store: &flaky{Store: s}, log: &lockedBuffer{}, ended: make(chan string, 100)}
-	o := Options{
-		Store: w.store, Places: openPlaces(t, c.Places), Log: slog.New(slog.NewTextHandler(w.log, nil)), Metrics: prometheus.NewRegistry(),
-		EndSession: func(_ context.Context, user, session string) error { w.ended <- user + "/" + session; return nil },
-		Now:        func() time.Time { return start },
-	}
-	for _, f := range options {
-		f(&o)
-	}
-	var err error
-	if w.Watch, err = NewWatch(c, o); err != nil {
-		t.Fatal(err)
-	}
-	w.run()
-	return w
-}
-
-func (w *watchTest) run() {
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- w.Run(ctx) }()
-	w.t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			w.t.Error(err)
-		}
-	})
-}
-
-func sighting(after time.Duration, address string, change ...func(*Sighting)) *Sighting {
-	s := &Sighting{
-		User: "ada", Session: "s1", Token: sha256.Sum256([]byte("t1")), Address: netip.MustParseAddr(address),
-		Agent: "Mozilla/5.0 (X11; Linux x86_64; rv:130.0) Gecko/20100101 Firefox/130.0", Device: "laptop", At: at(after),
-	}
-	for _, c := range change {
-		c(s)
-	}
-	return s
-}
-
-func token(name string) func(*Sighting) {
-	return func(s *Sighting) { s.Token, s.Session = sha256.Sum256([]byte(name)), "of-"+name }
-}
-
-func phone(s *Sighting) { s.Agent, s.Device = "Mozilla/5.0 (iPhone) Safari/605.1", "phone" }
-
-func (w *watchTest) expect(what string, s *Sighting, reasons string, action Action) {
-	w.t.Helper()
-	if a := w.Observe(w.t.Context(), s); a.Reasons != reasons || a.Action != action {
-		w.t.Errorf("%s: %+v, want %q, %s", what, a, reasons, action)
-	}
-}
-
-// idle waits until nothing is being judged.
-func (w *watchTest) idle() {
-	w.t.Helper()
-	eventually(w.t, "all is judged", func() bool {
-		for i := range w.shards {
-			s := &w.shards[i]
-			s.mu.RLock()
-			for _, e := range s.entries {
-				if e.judging.Load() {
-					s.mu.RUnlock()
-					return false
-				}
-			}
-			s.mu.RUnlock()
-		}
-		return true
-	})
-}
-
-func (w *watchTest) counted(result int) float64 {
-	return testutil.ToFloat64(w.metrics.evaluations[result])
-}
 
 // One story, over every store: a user at home, a new phone, a thief overseas.
 func TestWatch(t *testing.T) {
@@ -254,7 +108,7 @@ func TestObserveAsksOnlyWhereSomethingChanged(t *testing.T) {
 	}
 	off := newWatch(t, NewMemory(), func(c *Config) { c.Enabled = false })
 	off.Failed(netip.MustParseAddr(berlin), start)
-	if a := off.Observe(t.Context(), sighting(0, berlin)); a != (Assessment{}) || off.store.calls.Load() != 0 || off.failures.len() != 0 {
+	if a := off.Observe(t.Context(), sighting(0, berlin)); a != (Assessment{}) || off.store.calls.Load() != 0 || off.failures.Load().len() != 0 {
 		t.Errorf("switched off: %+v", a)
 	}
 }
@@ -277,7 +131,7 @@ func TestObserveWaitsNoLongerThanAllowed(t *testing.T) {
 	w.expect("late", sighting(0, berlin), "", None)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	w.rules.config.Wait = time.Hour
+	w.reconfigure(func(c *Config) { c.Wait = time.Hour })
 	if a := w.Observe(ctx, sighting(0, berlin)); a != (Assessment{}) {
 		t.Errorf("%+v", a)
 	}
@@ -285,80 +139,6 @@ func TestObserveWaitsNoLongerThanAllowed(t *testing.T) {
 		t.Errorf("%v late", w.counted(late))
 	}
 	close(w.store.hang)
-}
-
-func TestStoreAway(t *testing.T) {
-	w := newWatch(t, NewMemory(), nil)
-	w.Observe(t.Context(), sighting(-3*day, berlin))
-	suspect := sighting(0, berlin, phone)
-	w.expect("known", suspect, "new_device", Header)
-
-	w.store.away.Store(true)
-	for i := range 10 {
-		w.expect("no signal", sighting(0, berlin, token("a"+strconv.Itoa(i)), phone), "", None)
-	}
-	suspect.At = at(6 * time.Minute)
-	w.expect("what is known stays", suspect, "new_device", Header)
-	eventually(t, "it was tried", func() bool { return w.counted(failed) == 11 })
-	if n := strings.Count(w.log.String(), "no new signals"); n != 1 {
-		t.Errorf("told %d times: %s", n, w.log)
-	}
-	asked := w.store.calls.Load()
-	w.expect("not asked again at once", sighting(time.Second, berlin, token("a1"), phone), "", None)
-	if w.store.calls.Load() != asked {
-		t.Error("asked again at once")
-	}
-
-	w.store.away.Store(false)
-	again := sighting(6*time.Second, berlin, token("a1"), phone)
-	eventually(t, "it is judged again", func() bool { return w.Observe(t.Context(), again).Reasons == "new_device" })
-	eventually(t, "it is told", func() bool { return strings.Contains(w.log.String(), "judged again") })
-}
-
-// A hanging Redis costs the wait, never more; and its metric says so.
-func TestRedisHangs(t *testing.T) {
-	p := redistest.NewProcess(t)
-	c := redis.NewClient(&redis.Options{Addr: p.Addr(), ContextTimeoutEnabled: true, MaxRetries: -1}) // as redisconn has it
-	defer c.Close()
-	w := newWatch(t, NewRedis(c), func(c *Config) { c.Wait, c.Timeout = 5*time.Millisecond, 20*time.Millisecond })
-	p.Pause()
-	defer p.Resume()
-	w.expect("hanging", sighting(0, berlin), "", None)
-	eventually(t, "it failed", func() bool { return w.counted(failed) == 1 })
-	if w.counted(late) != 1 {
-		t.Errorf("%v late", w.counted(late))
-	}
-}
-
-func TestSessionThatCannotBeEnded(t *testing.T) {
-	var fail atomic.Bool
-	fail.Store(true)
-	ends := make(chan bool, 10)
-	w := newWatch(t, NewMemory(), nil, func(o *Options) {
-		o.EndSession = func(context.Context, string, string) error {
-			ends <- true
-			if fail.Load() {
-				return errors.New("away")
-			}
-			return nil
-		}
-	})
-	w.expect("home", sighting(-3*day, berlin), "", None)
-	w.expect("home", sighting(-time.Hour, berlin), "", None)
-	w.idle()
-	w.expect("thief", sighting(0, newYork), "impossible_travel,new_country,new_network", RevokeSession)
-	<-ends
-	w.idle()
-	eventually(t, "it is counted", func() bool { return testutil.ToFloat64(w.metrics.endFailures) == 1 && w.counted(failed) == 1 })
-	fail.Store(false)
-	w.expect("refused meanwhile", sighting(time.Second, newYork), "impossible_travel,new_country,new_network", RevokeSession)
-	w.expect("refused, and tried again", sighting(6*time.Second, newYork), "impossible_travel,new_country,new_network", RevokeSession)
-	<-ends
-	w.idle()
-	w.expect("no session to end", sighting(7*time.Second, newYork, func(s *Sighting) { s.Session = "" }), "impossible_travel,new_country,new_network", RevokeSession)
-	if len(ends) != 0 {
-		t.Error("ended no session")
-	}
 }
 
 func TestFailedVerifications(t *testing.T) {
@@ -389,76 +169,6 @@ func TestTrustedAndAnonymisers(t *testing.T) {
 	w.expect("headers go before files", sighting(0, berlin2, func(s *Sighting) { s.Place = PlaceText{Country: "FR"} }), "new_country", Header)
 }
 
-func TestDetect(t *testing.T) {
-	w := newWatch(t, NewMemory(), nil)
-	w.expect("home", sighting(-3*day, berlin), "", None)
-	w.expect("home", sighting(-2*day, berlin), "", None)
-	w.idle()
-	before := mustHistory(t, w.store.Store, "ada")
-	for range 30 {
-		w.Failed(netip.MustParseAddr(newYork), start)
-	}
-	for what, c := range map[string]struct {
-		s    *Sighting
-		want string
-	}{
-		"now":               {sighting(0, newYork), "new_country,new_network,failed_verifications"},
-		"then":              {sighting(-2*day+time.Hour, newYork), "impossible_travel,new_country,new_network"},
-		"before it all":     {sighting(-4*day, newYork), ""},
-		"at home":           {sighting(-2*day+time.Hour, berlin), ""},
-		"without a session": {sighting(0, berlin, phone, func(s *Sighting) { s.Token, s.Session = [32]byte{}, "" }), "new_device"},
-		"without anything":  {&Sighting{User: "ada", At: start}, ""},
-	} {
-		v, err := w.Detect(t.Context(), c.s)
-		if err != nil || v.Reasons != c.want {
-			t.Errorf("%s: %+v, %v", what, v, err)
-		}
-	}
-	if diff := cmp.Diff(before, mustHistory(t, w.store.Store, "ada")); diff != "" {
-		t.Errorf("detecting taught something:\n%s", diff)
-	}
-	away, err := NewWatch(DefaultConfig(), Options{Store: NewRedis(redistest.Client(t, redistest.FreeAddr(t)))})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := away.Detect(t.Context(), sighting(0, berlin)); !errors.Is(err, ErrUnavailable) {
-		t.Error(err)
-	}
-}
-
-// Memory is bounded, whatever comes.
-func TestWatchIsBounded(t *testing.T) {
-	w := newWatch(t, NewMemory(), func(c *Config) { c.Tracked, c.Failures.Tracked, c.Wait = 640, 640, 0 })
-	for i := range 3000 {
-		w.Observe(t.Context(), sighting(0, berlin, token(strconv.Itoa(i))))
-		w.Failed(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), start)
-	}
-	if n := w.len(); n > 640 || n < 400 {
-		t.Errorf("%d tracked", n)
-	}
-	if n := w.failures.len(); n > 640 || n < 400 {
-		t.Errorf("%d failing addresses", n)
-	}
-	eventually(t, "all are judged", func() bool {
-		w.sweep(at(day))
-		return w.len() == 0 && w.failures.len() == 0
-	})
-}
-
-func TestQueueFull(t *testing.T) {
-	c := DefaultConfig()
-	w, err := NewWatch(c, Options{Store: NewMemory()}) // nobody judges
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range queueLength + 10 {
-		w.Observe(t.Context(), sighting(0, berlin, token(strconv.Itoa(i))))
-	}
-	if got := testutil.ToFloat64(w.metrics.evaluations[dropped]); got != 10 {
-		t.Errorf("%v dropped", got)
-	}
-}
-
 func TestNewWatchRefuses(t *testing.T) {
 	revoke, unknown, trusted, hidden := DefaultConfig(), DefaultConfig(), DefaultConfig(), DefaultConfig()
 	revoke.Actions = []ActionConfig{{90, "revoke_session"}}
@@ -482,72 +192,5 @@ func TestNewWatchRefuses(t *testing.T) {
 	problems, err := testutil.GatherAndLint(registry)
 	if err != nil || len(problems) > 0 {
 		t.Errorf("%v, %v", problems, err)
-	}
-}
-
-// Two tokens whose hashes collide are two tokens.
-func TestCollision(t *testing.T) {
-	w := newWatch(t, NewMemory(), nil)
-	shard := w.shard(watchKey{})
-	a := w.meet(shard, watchKey{token: [16]byte{1}})
-	b := w.meet(shard, watchKey{token: [16]byte{2}})
-	if a == b || w.meet(shard, watchKey{token: [16]byte{2}}) != b || w.len() != 1 {
-		t.Error("one of them, or both kept")
-	}
-}
-
-func TestObserveDoesNotAllocate(t *testing.T) {
-	w := newWatch(t, NewMemory(), nil)
-	s := sighting(0, berlin)
-	w.Observe(t.Context(), s)
-	ctx := t.Context()
-	if n := testing.AllocsPerRun(1000, func() { w.Observe(ctx, s) }); n != 0 {
-		t.Errorf("%v allocations", n)
-	}
-}
-
-func BenchmarkObserveSteady(b *testing.B) {
-	w := newWatch(b, NewMemory(), nil)
-	s := sighting(0, berlin)
-	w.Observe(b.Context(), s)
-	ctx := b.Context()
-	b.ReportAllocs()
-	for b.Loop() {
-		w.Observe(ctx, s)
-	}
-}
-
-func BenchmarkObserveAmongMany(b *testing.B) {
-	w := newWatch(b, NewMemory(), func(c *Config) { c.Wait = 0 })
-	sightings := make([]*Sighting, 10_000)
-	for i := range sightings {
-		n := strconv.Itoa(i)
-		sightings[i] = sighting(0, berlin, token(n), func(s *Sighting) { s.User = "user-" + n })
-	}
-	ctx := b.Context()
-	eventually(b, "all are judged", func() bool {
-		for _, s := range sightings {
-			w.Observe(ctx, s)
-		}
-		return w.counted(clean) == float64(len(sightings))
-	})
-	i := 0
-	b.ReportAllocs()
-	for b.Loop() {
-		w.Observe(ctx, sightings[i%len(sightings)])
-		i++
-	}
-}
-
-func BenchmarkJudge(b *testing.B) {
-	rules := mustCompile(b, nil)
-	var list []*Observation
-	for i := range 300 {
-		list = append(list, seen(-time.Duration(300-i)*time.Hour, in(placeBerlin, "a"+strconv.Itoa(i%30)), with("t"+strconv.Itoa(i%20), "d"+strconv.Itoa(i%5), "g"+strconv.Itoa(i%5))))
-	}
-	h, now := learn(b, list...), seen(0)
-	b.ReportAllocs()
-	for b.Loop() {
-		rules.Judge(h, now)
 	}
 }
