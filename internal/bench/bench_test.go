@@ -20,10 +20,10 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/envoyconf"
 )
 
-// TestMain lets the test binary be the no-op server too, as the command is.
+// TestMain lets the test binary be the servers too, as the command is.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == "noop" {
-		if err := serveNoop(os.Args[2]); err != nil {
+	if len(os.Args) > 2 && !strings.HasPrefix(os.Args[1], "-") {
+		if err := run(context.Background(), os.Args[1:], os.Stdout); err != nil {
 			os.Exit(1)
 		}
 	}

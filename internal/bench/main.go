@@ -11,7 +11,11 @@
 // e2e measures through the real Envoy instead: what each way of asking about a
 // request adds (e2e.go).
 //
-//	bench [-runs 3] [-window 5s] [-warm 2s] [-bin bin] [-config config] [rls] [authz] [e2e]
+// pyproxy measures that proxy beside a bare httputil.ReverseProxy, with what its
+// promises name: CPU, latency at a fixed rate, hits of its cache, memory of idle
+// connections and of a large body (pyproxy.go).
+//
+//	bench [-runs 3] [-window 5s] [-warm 2s] [-bin bin] [-config config] [rls] [authz] [pyproxy] [e2e]
 package main
 
 import (
@@ -56,7 +60,10 @@ type settings struct {
 	self   string
 	users  int
 	tokens int
-	out    io.Writer
+	// clients are the idle connections to pyproxy, measured after settled.
+	clients int
+	settled time.Duration
+	out     io.Writer
 }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
@@ -66,8 +73,14 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 2 && args[0] == "backend" {
 		return serveBackend(args[1])
 	}
+	if len(args) == 2 && args[0] == "service" {
+		return serveService(args[1])
+	}
+	if len(args) == 3 && args[0] == "bare" {
+		return serveBare(args[1], args[2])
+	}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	s := &settings{users: 10_000, tokens: 1000, out: out}
+	s := &settings{users: 10_000, tokens: 1000, clients: idleClients, settled: settled, out: out}
 	flags.IntVar(&s.runs, "runs", 3, "measured runs of each server")
 	flags.DurationVar(&s.window, "window", 5*time.Second, "length of a run")
 	flags.DurationVar(&s.warm, "warm", 2*time.Second, "load before each run that is not measured")
@@ -107,13 +120,17 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 			c, err = s.rls()
 		case "authz":
 			c, err = s.authz()
-		case "e2e":
-			if err := s.endToEnd(ctx); err != nil {
+		case "e2e", "pyproxy":
+			measure := s.endToEnd
+			if name == "pyproxy" {
+				measure = s.pyproxy
+			}
+			if err := measure(ctx); err != nil {
 				return err
 			}
 			continue
 		default:
-			err = fmt.Errorf("unknown server %q: rls, authz or e2e", name)
+			err = fmt.Errorf("unknown server %q: rls, authz, pyproxy or e2e", name)
 		}
 		if err == nil {
 			err = s.measure(ctx, c)

@@ -85,6 +85,27 @@ func parseStat(stat string) (int64, error) {
 	return (user + system) * clockTick, errors.Join(err1, err2)
 }
 
+// memory returns a figure of /proc/PID/status in bytes: VmRSS, the memory held
+// now, or VmHWM, the most since forgetPeak.
+func (p *pinned) memory(name string) (int64, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if text, ok := strings.CutPrefix(line, name+":"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(text), "kB")), 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, fmt.Errorf("/proc/PID/status has no %s", name)
+}
+
+// forgetPeak makes VmHWM begin anew.
+func (p *pinned) forgetPeak() error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", p.cmd.Process.Pid), []byte("5"), 0)
+}
+
 // freeAddr returns a loopback address that nothing listened on a moment ago.
 func freeAddr() (string, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
