@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -231,8 +232,21 @@ func serve(t *testing.T, c pyproxy.Config, addresses map[string]string) string {
 	return server.URL
 }
 
-// testBrokenNetwork: the service is well, and what lies between breaks its answers.
+// testBrokenNetwork: the service is well, and what lies between breaks its
+// answers. Where answers are kept, half of one is never begun, so that the client
+// hears of it.
 func testBrokenNetwork(t *testing.T, c Config, service string) {
+	for i, rt := range c.Routes {
+		if rt.Name == "nlp.languages" {
+			t.Run("kept", func(t *testing.T) { breakNetwork(t, c, service, true) })
+			c.Routes = slices.Clone(c.Routes)
+			c.Routes[i].Cache = nil
+			t.Run("streamed", func(t *testing.T) { breakNetwork(t, c, service, false) })
+		}
+	}
+}
+
+func breakNetwork(t *testing.T, c Config, service string, kept bool) {
 	const path = "/api/v1/nlp/languages"
 	whole := raw(t, service, path)
 	headers := int64(bytes.Index(whole, []byte("\r\n\r\n"))) + 4
@@ -274,6 +288,9 @@ func testBrokenNetwork(t *testing.T, c Config, service string) {
 			}
 			url := serve(t, settings, map[string]string{"nlp": network.Address()})
 			network.Set(tc.fault)
+			if kept && tc.status == 0 {
+				tc.status, tc.code = http.StatusBadGateway, "upstream_failed"
+			}
 			r, err := get(t, url+path)
 			switch {
 			case tc.status == 0 && err == nil:
@@ -284,7 +301,7 @@ func testBrokenNetwork(t *testing.T, c Config, service string) {
 				t.Fatalf("%q, want %q", r.body, body)
 			}
 			attempts := 1
-			if tc.status > 500 {
+			if tc.status > 500 && tc.fault.After < headers {
 				attempts = 1 + settings.Retry.Max
 			}
 			if n := network.Accepted(); n != attempts {

@@ -23,11 +23,11 @@ func testDrain(t *testing.T, s *system) {
 		}
 	}
 	t.Run("pyproxy", func(t *testing.T) {
-		lost := s.under(t, ask{path: languages, token: token}, func() { terminate(stack.Pyproxy1) })
+		lost := s.under(t, ask{path: languages, token: token, header: fresh()}, func() { terminate(stack.Pyproxy1) })
 		if lost > 0 {
 			t.Errorf("%d requests were lost", lost)
 		}
-		lost = s.under(t, ask{path: languages, token: token}, func() { s.start(t, stack.Pyproxy1) })
+		lost = s.under(t, ask{path: languages, token: token, header: fresh()}, func() { s.start(t, stack.Pyproxy1) })
 		if lost > 0 {
 			t.Errorf("%d requests were lost by the return", lost)
 		}

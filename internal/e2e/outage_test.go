@@ -48,7 +48,7 @@ func testBackendDown(t *testing.T, s *system) {
 	})
 	t.Run("one pyproxy", func(t *testing.T) {
 		// Nobody knows how far the requests came that the killed one was working on.
-		if lost := s.under(t, ask{path: languages, token: token}, func() { s.kill(t, stack.Pyproxy1) }); lost > clients {
+		if lost := s.under(t, ask{path: languages, token: token, header: fresh()}, func() { s.kill(t, stack.Pyproxy1) }); lost > clients {
 			t.Errorf("%d requests were lost", lost)
 		}
 	})

@@ -14,6 +14,9 @@ import (
 
 const languages = "/api/v1/nlp/languages"
 
+// fresh asks the service itself: an answer that pyproxy keeps would say nothing of it.
+func fresh() http.Header { return http.Header{"Cache-Control": {"no-store"}} }
+
 // fault tells a Python service to misbehave; "" ends it.
 func (s *system) fault(t *testing.T, service, fault string) {
 	t.Helper()
@@ -27,7 +30,7 @@ func (s *system) fault(t *testing.T, service, fault string) {
 // testPythonFaults: each way in which a service can fail, as the client sees it.
 func testPythonFaults(t *testing.T, s *system) {
 	_, token := s.user(t, "admin")
-	call := ask{path: languages, token: token}
+	call := ask{path: languages, token: token, header: fresh()}
 	recovers := func(t *testing.T) {
 		t.Helper()
 		s.fault(t, "nlp", "")
@@ -80,6 +83,23 @@ func testPythonFaults(t *testing.T, s *system) {
 		}
 		s.fault(t, "nlp", `{"error_rate":1,"status":503,"requests":1}`)
 		s.want(t, http.StatusOK, call) // 503 is, and a GET may be repeated
+		recovers(t)
+	})
+	t.Run("is not needed for what is kept", func(t *testing.T) {
+		kept := ask{path: languages, token: token}
+		await(t, "the answer to be kept", func() error {
+			if status := s.want(t, http.StatusOK, kept).header.Get("Cache-Status"); !strings.Contains(status, "; hit") {
+				return errors.New(status)
+			}
+			return nil
+		})
+		s.fault(t, "nlp", `{"error_rate":1,"status":500}`)
+		s.want(t, http.StatusInternalServerError, call)
+		tag := s.want(t, http.StatusOK, kept).header.Get("Etag")
+		kept.header = http.Header{"If-None-Match": {tag}}
+		if a := s.want(t, http.StatusNotModified, kept); tag == "" || len(a.body) > 0 {
+			t.Errorf("tag %q, body %q", tag, excerpt(a.body))
+		}
 		recovers(t)
 	})
 	t.Run("circuit", func(t *testing.T) { testCircuit(t, s, token) })

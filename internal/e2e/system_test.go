@@ -274,7 +274,7 @@ func (s *system) repair(t *testing.T) {
 	await(t, "the gateway to serve every route", func() error {
 		for _, ask := range []ask{
 			{path: "/orders", token: token},
-			{path: "/api/v1/nlp/languages", token: token},
+			{path: languages, token: token, header: fresh()},
 			{path: "/api/v1/data/e2e/ok", token: token},
 		} {
 			if a, err := s.try(ask); err != nil || a.status != 200 {

@@ -149,6 +149,21 @@ def test_batch_bounds(clients: dict[str, TestClient], items: list[dict[str, str]
     assert post(clients, "translate/batch", {"items": items, "target": "en"})[0] == 422
 
 
+def test_languages_may_be_kept(clients: dict[str, TestClient]) -> None:
+    path = "/api/v1/nlp/languages"
+    whole = clients["nlp"].get(path)
+    tag = whole.headers["etag"]
+    assert "max-age=" in whole.headers["cache-control"]
+    assert "set-cookie" not in whole.headers
+    for condition in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        again = clients["nlp"].get(path, headers={"If-None-Match": condition})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+        assert again.headers["cache-control"] == whole.headers["cache-control"]
+    for condition in ('"other"', tag.strip('"'), ""):
+        again = clients["nlp"].get(path, headers={"If-None-Match": condition})
+        assert (again.status_code, again.content) == (200, whole.content)
+
+
 def test_languages(clients: dict[str, TestClient]) -> None:
     answer = clients["nlp"].get("/api/v1/nlp/languages").json()
     translated = {entry["code"] for entry in answer["languages"] if entry["translation"]}

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from fastapi import APIRouter
-from pydantic import Field, model_validator
+from fastapi import APIRouter, Header, Response
+from pydantic import Field, TypeAdapter, model_validator
 
 from tollgate_examples.nlp import detection, translation
 from tollgate_examples.problem import Refused
 from tollgate_examples.schema import ShortText, Strict
+from tollgate_examples.static import RESPONSES, Static
 
 Language = Literal["en", "fr", "de", "es", "it", "pt"]
 Source = Literal["auto", "en", "fr", "de", "es", "it", "pt"]
@@ -177,9 +178,11 @@ def build_router() -> APIRouter:
         """Translate several texts; the status is 200 even if some could not be translated."""
         return translator.batch(request)
 
-    @router.get("/languages", name="languages")
-    async def list_languages() -> LanguagesResponse:
-        """List the languages known."""
-        return languages
+    kept = Static(TypeAdapter(LanguagesResponse).dump_json(languages))
+
+    @router.get("/languages", name="languages", response_model=LanguagesResponse, responses=RESPONSES)
+    async def list_languages(if_none_match: Annotated[str | None, Header()] = None) -> Response:
+        """List the languages known. The answer is the same for everybody and may be kept."""
+        return kept.answer(if_none_match)
 
     return router
