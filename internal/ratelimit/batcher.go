@@ -60,7 +60,7 @@ func (b *batcher) Take(_ context.Context, demands []*Demand) error {
 	}
 	b.mu.Unlock()
 	if start {
-		go b.run()
+		b.lead(t)
 	}
 	<-t.done
 	err := t.err
@@ -77,40 +77,63 @@ type round struct {
 
 var rounds = sync.Pool{New: func() any { return new(round) }}
 
-// run calls the store until nothing is pending.
-func (b *batcher) run() {
+// lead calls the store from the goroutine of the caller whose ticket began the
+// call, which spares waking another, and leaves to a goroutine of its own what
+// gathers meanwhile.
+func (b *batcher) lead(t *ticket) {
 	// Let requests that are ready to run join.
 	runtime.Gosched()
-	r := rounds.Get().(*round) //nolint:forcetypeassert // The pool holds nothing else.
-	defer rounds.Put(r)
-	for {
-		b.mu.Lock()
-		n := b.fitting()
-		if n == 0 {
-			b.running--
-			b.mu.Unlock()
+	for b.once() {
+		if len(t.done) > 0 {
+			go b.run()
 			return
 		}
-		r.batch = append(r.batch[:0], b.pending[:n]...)
-		rest := copy(b.pending, b.pending[n:])
-		clear(b.pending[rest:])
-		b.pending = b.pending[:rest]
-		b.mu.Unlock()
-
-		r.demands = r.demands[:0]
-		for _, t := range r.batch {
-			r.demands = append(r.demands, t.demands...)
-		}
-		err := b.call(r.demands)
-		clear(r.demands)
-		for _, t := range r.batch {
-			t.err = err
-			t.done <- struct{}{}
-		}
-		if err != nil {
-			b.failPending(err)
-		}
 	}
+}
+
+// run calls the store until nothing is pending.
+func (b *batcher) run() {
+	for b.once() {
+	}
+}
+
+// once calls the store for those who wait, and says whether there are others
+// now. Where there are none, the call has ended.
+func (b *batcher) once() bool {
+	r := rounds.Get().(*round) //nolint:forcetypeassert // The pool holds nothing else.
+	defer rounds.Put(r)
+	b.mu.Lock()
+	n := b.fitting()
+	r.batch = append(r.batch[:0], b.pending[:n]...)
+	rest := copy(b.pending, b.pending[n:])
+	clear(b.pending[rest:])
+	b.pending = b.pending[:rest]
+	b.mu.Unlock()
+
+	r.demands = r.demands[:0]
+	for _, t := range r.batch {
+		r.demands = append(r.demands, t.demands...)
+	}
+	var err error
+	if n > 0 { // Another call may have taken all.
+		err = b.call(r.demands)
+	}
+	clear(r.demands)
+	for _, t := range r.batch {
+		t.err = err
+		t.done <- struct{}{}
+	}
+	clear(r.batch)
+	if err != nil {
+		b.failPending(err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.pending) == 0 {
+		b.running--
+		return false
+	}
+	return true
 }
 
 // fitting is how many of those who wait fit into one call.

@@ -10,57 +10,77 @@ import (
 // so that most requests need no call of the store. What is handed out was
 // charged before: together all processes never grant more than a bucket held.
 //
-// A bucket that is asked for often gets a lease, twice as large each time it is
-// used up, up to a part of what the bucket has left; near the limit there is
-// none, and every request is decided exactly. What is not used within a
-// lifetime goes back.
+// A bucket that is asked for often gets a lease of what it refills in two
+// lifetimes, twice as much where that is soon used up, and never more than a part
+// of what the bucket has left; near the limit there is none, and every request is
+// decided exactly. Tokens lapse when the bucket would have refilled them, so that
+// no bucket ever holds more than its size together with its leases. What is not
+// used within a lifetime, and does not lapse in another, goes back.
 type leases struct {
-	seed   maphash.Seed
-	life   time.Duration
-	limit  int // of each shard
-	shards [leaseShards]struct {
-		mu    sync.Mutex
-		known map[string]*lease
-	}
+	seed     maphash.Seed
+	life     time.Duration
+	limit    int          // of each shard
+	replicas func() int64 // who take leases of the same buckets
+	shards   [leaseShards]leaseShard
+}
+
+type leaseShard struct {
+	mu    sync.Mutex
+	known map[string]*lease
 }
 
 const (
 	leaseShards = 32
-	// leaseShare is the part of what a bucket has left that one lease may take.
-	leaseShare = 16
-	// firstLease and lastLease bound a lease, in tokens.
+	// leaseShare is the part of what a bucket has left that one lease may take at
+	// most, and leasesShare the part for all replicas.
+	leaseShare, leasesShare = 16, 8
+	// firstLease is the least lease, in tokens.
 	firstLease = 8
-	lastLease  = 1024
+	// idleShare is how many times what was used in a lifetime a lease may hold.
+	idleShare = 8
 )
 
-// lease is what this process holds of one bucket, in microseconds.
+// lease is what this process holds of one bucket, in microseconds. Its shard's
+// mu guards it.
 type lease struct {
-	held     int64
-	level    int64 // of the bucket when the lease was taken
-	offset   int64 // of the store's clock to the limiter's, then
-	interval int64
-	capacity int64
-	chunk    int64 // tokens of the lease, or of the next one
-	expires  time.Duration
-	filling  bool // a request is about to fetch the next one
-	used     bool // since the last sweep
+	held int64
+	size int64 // of the lease; held is never more
+	// until is when the bucket would have refilled the last of it; taken is when
+	// the store was asked for it.
+	until, taken time.Duration
+	level        int64 // of the bucket when the store told it last
+	offset       int64 // of the store's clock to the limiter's, then
+	interval     int64
+	capacity     int64
+	expires      time.Duration
+	asked        int64         // since the last look of a sweep
+	last         time.Duration // when it was asked last
+	filling      bool          // a request is about to fetch the next one
 }
 
-func newLeases(life time.Duration, limit int) *leases {
-	ls := &leases{seed: maphash.MakeSeed(), life: life, limit: max(limit/leaseShards, 1)}
+func newLeases(life time.Duration, limit int, replicas func() int64) *leases {
+	ls := &leases{seed: maphash.MakeSeed(), life: life, limit: max(limit/leaseShards, 1), replicas: replicas}
 	for i := range ls.shards {
 		ls.shards[i].known = map[string]*lease{}
 	}
 	return ls
 }
 
+func (ls *leases) shard(key string) *leaseShard {
+	return &ls.shards[maphash.String(ls.seed, key)%leaseShards]
+}
+
 // claim is what a demand uses of leases: for each charge what it needed and
 // cost before, and what was done about it.
 type claim struct {
 	need, cost int64
+	of         *lease // nil where the charge has none
+	shard      *leaseShard
 	leased     bool // handed out from a lease
 	extra      int64
 	filling    bool
+	// level and offset are the bucket's where leased.
+	level, offset int64
 }
 
 // leasable says whether the charge may be served from a lease.
@@ -86,49 +106,67 @@ func (ls *leases) reserve(d *Demand, claims []claim, at time.Duration) ([]claim,
 }
 
 func (ls *leases) claim(c *Charge, cl *claim, at time.Duration) {
-	s := &ls.shards[maphash.String(ls.seed, c.Key)%leaseShards]
+	s := ls.shard(c.Key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	l := s.known[c.Key]
 	if l == nil {
-		if len(s.known) < ls.limit {
-			s.known[c.Key] = &lease{interval: c.Interval, capacity: c.Capacity, expires: at + ls.life}
+		if len(s.known) >= ls.limit {
+			return
 		}
+		l = &lease{interval: c.Interval, capacity: c.Capacity, expires: at + ls.life}
+		s.known[c.Key] = l
+	}
+	if cl.of, cl.shard = l, s; l.interval != c.Interval || l.capacity != c.Capacity {
+		cl.of = nil // The limit is another now; the sweep returns what is held.
 		return
 	}
-	l.used = true
-	if l.interval != c.Interval || l.capacity != c.Capacity {
-		return // The limit is another now; the sweep returns what is held.
-	}
-	if l.expires > at && l.held >= c.Need {
+	l.asked, l.last = l.asked+c.Cost, at
+	l.held = l.valid(at)
+	switch {
+	case l.held >= c.Need:
 		l.held -= c.Cost
 		cl.leased = true
+		cl.level, cl.offset = l.level-l.held, l.offset
 		c.Need, c.Cost = 0, 0
-		return
-	}
-	if l.filling || l.expires <= at && l.held > 0 {
-		return
-	}
-	if chunk := l.next(at); chunk > 0 {
-		l.filling, cl.filling = true, true
-		cl.extra = chunk * c.Interval
-		c.Need += cl.extra
-		c.Cost += cl.extra
+	case !l.filling:
+		if tokens := ls.next(l, at); tokens > 0 {
+			l.filling, cl.filling = true, true
+			cl.extra = tokens * c.Interval
+			c.Need += cl.extra
+			c.Cost += cl.extra
+		}
 	}
 }
 
+// valid is what is held and has not lapsed.
+func (l *lease) valid(at time.Duration) int64 {
+	return max(min(l.held, (l.until-at).Microseconds()), 0)
+}
+
 // next is how many tokens the next lease takes; 0 for none.
-func (l *lease) next(at time.Duration) int64 {
+func (ls *leases) next(l *lease, at time.Duration) int64 {
 	if l.level == 0 {
 		return 0 // Nothing is known of the bucket yet.
 	}
 	now := at.Microseconds() + l.offset
-	left := (now + l.capacity - max(l.level, now)) / l.interval
-	chunk := min(max(2*l.chunk, firstLease), lastLease, left/leaseShare)
-	if chunk < firstLease {
+	lacking := max(l.level-now, 0)
+	left := (l.capacity - lacking) / l.interval
+	tokens := max((2*ls.life.Microseconds()-lacking)/l.interval, firstLease)
+	switch lasted, before := at-l.taken, l.size/l.interval; {
+	case before == 0:
+	case lasted < ls.life:
+		tokens = max(tokens, 2*before)
+	case lasted < 2*ls.life:
+		tokens = max(tokens, before)
+	default:
+		tokens = max(tokens, before/2)
+	}
+	tokens = min(tokens, left/max(leaseShare, leasesShare*ls.replicas()))
+	if tokens < firstLease {
 		return 0
 	}
-	return chunk
+	return tokens
 }
 
 // served fills a demand that leases served wholly.
@@ -136,18 +174,11 @@ func (ls *leases) served(d *Demand, claims []claim, at time.Duration) {
 	d.Allowed = true
 	for i := range d.Charges {
 		c := &d.Charges[i]
-		c.Need, c.Cost = claims[i].need, claims[i].cost
-		s := &ls.shards[maphash.String(ls.seed, c.Key)%leaseShards]
-		s.mu.Lock()
-		if l := s.known[c.Key]; l != nil {
-			d.Now = max(d.Now, at.Microseconds()+l.offset)
-			c.Level = l.level - l.held
-		}
-		s.mu.Unlock()
+		c.Need, c.Cost, c.Level = claims[i].need, claims[i].cost, claims[i].level
+		d.Now = max(d.Now, at.Microseconds()+claims[i].offset)
 	}
 	for i := range d.Charges {
-		c := &d.Charges[i]
-		c.present(d.Now)
+		d.Charges[i].present(d.Now)
 	}
 }
 
@@ -168,35 +199,32 @@ func undo(d *Demand, claims []claim) (changed bool) {
 func (ls *leases) settle(d *Demand, claims []claim, at time.Duration, decided bool) {
 	for i := range d.Charges {
 		c, cl := &d.Charges[i], &claims[i]
-		if c.Interval > 0 {
-			ls.settleOne(d, c, cl, at, decided)
+		if cl.of != nil {
+			cl.settle(d, c, at, decided)
 		}
 		c.Need, c.Cost = cl.need, cl.cost
 	}
 }
 
-func (ls *leases) settleOne(d *Demand, c *Charge, cl *claim, at time.Duration, decided bool) {
-	s := &ls.shards[maphash.String(ls.seed, c.Key)%leaseShards]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	l := s.known[c.Key]
-	if l == nil {
-		return
-	}
+func (cl *claim) settle(d *Demand, c *Charge, at time.Duration, decided bool) {
+	cl.shard.mu.Lock()
+	defer cl.shard.mu.Unlock()
+	l := cl.of
 	if cl.filling {
 		l.filling = false
 	}
 	if cl.leased && !(decided && d.Allowed) {
-		l.held += cl.cost
+		l.held = min(l.held+cl.cost, l.size)
 	}
 	if !decided {
 		return
 	}
 	l.level, l.offset = c.Level, d.Now-at.Microseconds()
 	if cl.extra > 0 && d.Allowed {
-		l.held += cl.extra
-		l.chunk = cl.extra / l.interval
-		l.expires = at + ls.life
+		// Too little for a request may have been left of the last one: it is lost,
+		// as it would not lapse in its time.
+		l.held, l.size = cl.extra, cl.extra
+		l.taken, l.until = at, at+time.Duration(c.Level-d.Now)*time.Microsecond
 	}
 	if d.Allowed || cl.leased {
 		// What is held here is left too.
@@ -209,7 +237,7 @@ func (ls *leases) settleOne(d *Demand, c *Charge, cl *claim, at time.Duration, d
 // lease.
 func (ls *leases) told(d *Demand, i int) {
 	c := &d.Charges[i]
-	s := &ls.shards[maphash.String(ls.seed, c.Key)%leaseShards]
+	s := ls.shard(c.Key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if l := s.known[c.Key]; l != nil {
@@ -229,18 +257,20 @@ func (ls *leases) sweep(at time.Duration, end bool) []*Demand {
 			if !end && (l.expires > at || l.filling) {
 				continue
 			}
-			if l.held > 0 {
-				back = append(back, &Demand{Charges: []Charge{{Key: key, Capacity: maxCapacity, Cost: -l.held}}})
+			idle := at-l.last >= ls.life
+			l.held = l.valid(at)
+			much := at-l.taken >= ls.life && l.held > idleShare*l.asked
+			if l.held > 0 && (end || (idle || much) && l.until-at > ls.life) {
 				// The largest capacity there is: the limit may be another by now, and
 				// a refund must not cut the level to a smaller one's.
-				// What was used shows what is needed.
-				l.chunk = max(l.chunk-l.held/l.interval, 0) / 2
-				l.held = 0
+				back = append(back, &Demand{Charges: []Charge{{Key: key, Capacity: maxCapacity, Cost: -l.held}}})
+				l.level -= l.held
+				l.held, l.size = 0, l.asked
 			}
-			if !l.used || end {
+			if idle || end {
 				delete(s.known, key)
 			}
-			l.used = false
+			l.asked = 0
 			l.expires = at + ls.life
 		}
 		s.mu.Unlock()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
+	"pgregory.net/rapid"
 
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
@@ -148,6 +149,79 @@ func TestLeasesWithoutTheStore(t *testing.T) {
 	}
 	if paths[PathLeased] == 0 || paths[PathLocal] == 0 {
 		t.Errorf("%v", paths)
+	}
+}
+
+// TestLeasesGrantWhatAnExactBucketWould holds leases of several replicas to a
+// bucket that is charged as requests come: whatever was saved up in leases, it
+// would have allowed every request that they did, at that time.
+func TestLeasesGrantWhatAnExactBucketWould(t *testing.T) {
+	rules := mustParse(t, `domain: tollgate
+tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{unit: minute, requests_per_unit: 600, path: leased}]}]}`)
+	limit := &rules.domains["tollgate"].tiers["a"].Limits[0]
+	leased := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		c := newClock()
+		store := NewMemory(1e6, c.now)
+		replicas := make([]*Limiter, rapid.IntRange(1, 4).Draw(rt, "replicas"))
+		for i := range replicas {
+			l, err := NewLimiter(Options{
+				Rules: rules, Store: store, Now: c.now, LeaseLife: time.Second, Replicas: len(replicas),
+				Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+			})
+			if err != nil {
+				rt.Fatal(err)
+			}
+			replicas[i] = l
+		}
+		ideal := Charge{Capacity: limit.capacity}
+		for range rapid.IntRange(1, 200).Draw(rt, "steps") {
+			c.advance(time.Duration(rapid.OneOf(rapid.Just(0), rapid.IntRange(0, 3000)).Draw(rt, "milliseconds")) * time.Millisecond)
+			l, hits := replicas[rapid.IntRange(0, len(replicas)-1).Draw(rt, "replica")], rapid.Uint64Range(1, 3).Draw(rt, "hits")
+			for range rapid.OneOf(rapid.Just(1), rapid.IntRange(1, 600)).Draw(rt, "requests") {
+				req, dec := request(of("a", "u", "x").with(hits)), Decision{}
+				if err := l.Decide(context.Background(), &req, &dec); err != nil {
+					rt.Fatal(err)
+				}
+				if !dec.Allowed {
+					break
+				}
+				if dec.Path == PathLeased {
+					leased++
+				}
+				ideal.Need = limit.worth(hits)
+				ideal.Cost = ideal.Need
+				d := &Demand{Charges: []Charge{ideal}}
+				Decide(c.now().UnixMicro(), d)
+				if ideal.Level = d.Charges[0].Level; !d.Allowed {
+					rt.Fatalf("%d hits granted (%v) that the bucket does not hold", hits, dec.Path)
+				}
+			}
+		}
+	})
+	if leased == 0 {
+		t.Error("nothing was leased")
+	}
+}
+
+// TestLeasesOfLukewarmBuckets asks now and then for many users whose buckets are
+// always full: few requests reach the store, and nothing has to go back.
+func TestLeasesOfLukewarmBuckets(t *testing.T) {
+	l, store := newLeasingLab(t, `domain: tollgate
+tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{unit: minute, requests_per_unit: 5000}, {unit: hour, requests_per_unit: 100000}]}]}`)
+	const users, seconds, rate = 20, 20, 10
+	back := 0
+	for at := range seconds * rate {
+		for u := range users {
+			l.clock.advance(time.Second / users / rate)
+			l.decide(request(of("a", fmt.Sprint("u", u), "x")))
+		}
+		if at%rate == 0 {
+			back += len(l.leases.sweep(l.now().Sub(l.began), false))
+		}
+	}
+	if n := store.count(); n > users*seconds*rate/10 || back > 0 {
+		t.Errorf("%d calls for %d requests, and %d returns", n, users*seconds*rate, back)
 	}
 }
 

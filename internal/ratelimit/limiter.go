@@ -139,7 +139,7 @@ func NewLimiter(o Options) (*Limiter, error) {
 		l.denials = newDenials(o.Denials)
 	}
 	if o.LeaseLife > 0 {
-		l.leases = newLeases(o.LeaseLife, maxLeases)
+		l.leases = newLeases(o.LeaseLife, maxLeases, l.replicas.count)
 	}
 	l.batcher = newBatcher(o.Store, o.Timeout, o.Now, l.observe)
 	l.SetRules(o.Rules)
