@@ -5,17 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/anomaly"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/policy"
+	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
 )
 
 // Step is one question that was asked on the way to a decision.
 type Step struct {
-	// Name is route, address, token, revocation, shadow or the key of a route's
-	// requirement.
+	// Name is route, address, token, revocation, risk, shadow, limits or the key
+	// of a route's requirement.
 	Name string `json:"step"`
 	// Passed says whether the request went on.
 	Passed bool `json:"passed"`
@@ -33,11 +35,12 @@ type Explanation struct {
 }
 
 // Explain decides the request as Decide does, through the same code, and says
-// how. It counts in no metric, and changes nothing but that a DPoP proof is used
-// up.
+// how. It counts in no metric, takes nothing of any limit, and changes nothing
+// but that a DPoP proof is used up.
 func (g *Gate) Explain(ctx context.Context, r *Request) Explanation {
 	e := &Explanation{Outcome: Outcome{Now: g.now(), Tier: TierAnonymous, Address: r.Address}}
 	g.decide(ctx, r, &e.Outcome, e)
+	g.limit(ctx, &e.Outcome, e)
 	return *e
 }
 
@@ -117,4 +120,33 @@ func (e *Explanation) requirements(route *policy.Route, s *policy.Subject) {
 	for _, step := range steps {
 		e.note(Step{Name: step.Requirement, Passed: step.Met, Wanted: step.Wanted, Got: step.Got})
 	}
+}
+
+// limits notes what the limits say to the request, which took nothing of them.
+func (e *Explanation) limits(o *Outcome, err error) {
+	if e == nil {
+		return
+	}
+	key, value := o.Limited()
+	var detail strings.Builder
+	fmt.Fprintf(&detail, "tier %s, %s %s, endpoint %s, cost %d: ", o.Tier, key, value, o.Endpoint(), o.Cost())
+	var s *ratelimit.Status
+	if o.Limits != nil {
+		s = o.Limits.Status()
+	}
+	switch {
+	case err != nil:
+		fmt.Fprintf(&detail, "the store cannot be asked (%s)", err)
+	case s == nil:
+		detail.WriteString("no limit applies")
+	default:
+		fmt.Fprintf(&detail, "%d of %d tokens are left (%s, %s)", s.Remaining, s.Limit.Burst, s.Limit.Name, s.Limit.Window())
+		switch {
+		case s.Denied && s.Retry:
+			fmt.Fprintf(&detail, "; it would pass in %s", s.Reset.Round(time.Millisecond))
+		case s.Denied:
+			detail.WriteString("; it can never pass")
+		}
+	}
+	e.note(Step{Name: "limits", Passed: o.Allowed, Detail: detail.String()})
 }

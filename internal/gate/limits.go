@@ -2,6 +2,7 @@ package gate
 
 import (
 	"context"
+	"errors"
 	"net/http"
 
 	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
@@ -11,6 +12,8 @@ import (
 // them; *ratelimit.Limiter is one. It waits no longer than it is configured to.
 type Limits interface {
 	Decide(ctx context.Context, req *ratelimit.Request, dec *ratelimit.Decision) error
+	// Peek decides so without taking anything.
+	Peek(ctx context.Context, req *ratelimit.Request, dec *ratelimit.Decision) error
 }
 
 // unknownAddress stands for a client whose address is not known: all such
@@ -59,10 +62,14 @@ type charge struct {
 	statuses    [2]ratelimit.Status
 }
 
-// limit asks the limits about an allowed request, with the descriptors that the
-// shipped Envoy configuration makes of the metadata: both ways meet the same
-// rules and the same buckets.
-func (g *Gate) limit(ctx context.Context, o *Outcome) {
+// limit asks the limits, where they are decided here, about an allowed request,
+// with the descriptors that the shipped Envoy configuration makes of the
+// metadata: both ways meet the same rules and the same buckets. An explanation
+// takes nothing of them.
+func (g *Gate) limit(ctx context.Context, o *Outcome, e *Explanation) {
+	if g.limits == nil || !o.Allowed {
+		return
+	}
 	c := &charge{}
 	key, value := o.Limited()
 	c.entries = [3]ratelimit.Entry{{Key: "tier", Value: o.Tier}, {Key: key, Value: value}, {Key: "endpoint", Value: o.Endpoint()}}
@@ -72,12 +79,20 @@ func (g *Gate) limit(ctx context.Context, o *Outcome) {
 	}
 	c.request = ratelimit.Request{Domain: g.domain, Descriptors: c.descriptors[:]}
 	c.decision.Statuses = c.statuses[:0]
-	if err := g.limits.Decide(ctx, &c.request, &c.decision); err != nil {
+	var err error
+	if e == nil {
+		err = g.limits.Decide(ctx, &c.request, &c.decision)
+	} else {
+		err = g.limits.Peek(ctx, &c.request, &c.decision)
+	}
+	switch {
+	case err == nil:
+		o.Limits = &c.decision
+		if !c.decision.Allowed {
+			o.refuse(http.StatusTooManyRequests, ratelimit.DeniedCode, ratelimit.DeniedDetail)
+		}
+	case e == nil || errors.Is(err, ratelimit.ErrInvalid):
 		o.refuse(http.StatusServiceUnavailable, CodeUnavailable, "The limits of this request cannot be judged.")
-		return
 	}
-	o.Limits = &c.decision
-	if !c.decision.Allowed {
-		o.refuse(http.StatusTooManyRequests, ratelimit.DeniedCode, ratelimit.DeniedDetail)
-	}
+	e.limits(o, err)
 }
