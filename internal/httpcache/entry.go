@@ -98,6 +98,13 @@ func (e *entry) response(r *http.Request, status string, now time.Time) *http.Re
 	return resp
 }
 
+// whole is the entry as an answer of the service with a header of its own.
+func (e *entry) whole(h http.Header) *http.Response {
+	h.Set("Content-Length", strconv.Itoa(len(e.Body)))
+	return &http.Response{StatusCode: e.Status, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: h,
+		Body: io.NopCloser(bytes.NewReader(e.Body)), ContentLength: int64(len(e.Body))}
+}
+
 // known says whether the client's conditions hold: it has this very answer.
 func (e *entry) known(h http.Header) bool {
 	if v := h["If-None-Match"]; len(v) > 0 {

@@ -13,8 +13,9 @@ import (
 // fields but resp are final when done is closed.
 type flight struct {
 	done      chan struct{}
-	entry     *entry // to answer everyone with
-	stale     bool   // entry is an old one that stands in for a failing service
+	cancel    context.CancelFunc // ends the request to the service
+	entry     *entry             // to answer everyone with
+	stale     bool               // entry is an old one that stands in for a failing service
 	err       error
 	fwdStatus int
 
@@ -30,9 +31,9 @@ func (c *Cache) fly(t *transport, k key, r *http.Request, header http.Header, bo
 	if f, ok := c.flights[k]; ok {
 		return f, false
 	}
-	f = &flight{done: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	f = &flight{done: make(chan struct{}), cancel: cancel}
 	c.flights[k] = f
-	ctx := context.WithoutCancel(r.Context())
 	go func() {
 		defer func() {
 			c.mu.Lock()
@@ -41,6 +42,9 @@ func (c *Cache) fly(t *transport, k key, r *http.Request, header http.Header, bo
 			close(f.done)
 		}()
 		f.run(ctx, t, k, t.upstream(ctx, r, header, body, e), e)
+		if f.entry != nil || f.err != nil {
+			cancel()
+		}
 	}()
 	return f, true
 }
@@ -64,7 +68,12 @@ func (f *flight) run(ctx context.Context, t *transport, k key, r *http.Request, 
 	if e != nil && resp.StatusCode == http.StatusNotModified {
 		_ = resp.Body.Close()
 		h := e.merge(resp.Header, now)
-		l, _ := t.policy.storable(e.Status, h, now)
+		l, ok := t.policy.storable(e.Status, h, now)
+		if !ok { // it is the first caller's alone from now on
+			c.pass(k, now)
+			f.give(e.whole(h))
+			return
+		}
 		f.entry = newEntry(e.Status, h, e.Body, l, now)
 		c.put(ctx, k, f.entry, now)
 		return
@@ -72,7 +81,7 @@ func (f *flight) run(ctx context.Context, t *transport, k key, r *http.Request, 
 	l, ok := t.policy.storable(resp.StatusCode, resp.Header, now)
 	if !ok || resp.ContentLength > c.options.MaxEntry {
 		if resp.StatusCode < http.StatusInternalServerError { // a failing service is asked once at a time
-			c.lru.put(k, &entry{pass: true, Fresh: now.Add(passFor)})
+			c.pass(k, now)
 		}
 		f.give(resp)
 		return
@@ -112,22 +121,32 @@ func mayStandIn(e *entry, resp *http.Response, err error, now time.Time) bool {
 	}
 }
 
+// pass lets requests for a key go one by one for a while.
+func (c *Cache) pass(k key, now time.Time) {
+	c.lru.put(k, &entry{pass: true, Fresh: now.Add(passFor)})
+}
+
 // give leaves an answer for the first caller; nobody takes it if that one left.
 func (f *flight) give(resp *http.Response) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.left {
 		_ = resp.Body.Close()
+		f.cancel()
 		return
 	}
 	f.resp = resp
 }
 
-func (f *flight) take() *http.Response {
+// take is called by the first caller, once the flight is done: the answer is not
+// shared, so it ends when that one's context does.
+func (f *flight) take(r *http.Request) *http.Response {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	resp := f.resp
 	f.resp = nil
+	resp.Request = r
+	context.AfterFunc(r.Context(), f.cancel)
 	return resp
 }
 
@@ -142,5 +161,6 @@ func (f *flight) leave(first bool) {
 	if f.resp != nil {
 		_ = f.resp.Body.Close()
 		f.resp = nil
+		f.cancel()
 	}
 }

@@ -87,17 +87,29 @@ func (p *Policy) storable(status int, h http.Header, now time.Time) (lifetime, b
 	return l, l.fresh > 0 || !p.Body && validator || l.fresh+max(l.sie, l.swr) > 0
 }
 
-// asked is what a request's Cache-Control says.
-type asked struct{ noStore, revalidate, onlyIfCached bool }
+// asked is what a request's Cache-Control says (RFC 9111, section 5.2.1). max-stale
+// is not in it: what may be stale is the route's to say.
+type asked struct {
+	noStore, onlyIfCached bool
+	maxAge                time.Duration // the entry may be so old; a negative one takes any age
+	minFresh              time.Duration // and must be fresh for so long
+}
 
 func askedBy(h http.Header) asked {
 	d := parseDirectives(h["Cache-Control"])
-	a := asked{noStore: d.has("no-store"), revalidate: d.has("no-cache"), onlyIfCached: d.has("only-if-cached")}
-	if s, ok := d.seconds("max-age"); ok && s == 0 {
-		a.revalidate = true
+	a := asked{noStore: d.has("no-store"), onlyIfCached: d.has("only-if-cached"), maxAge: -1}
+	if s, ok := d.seconds("max-age"); ok {
+		a.maxAge = s
 	}
-	if len(h["Cache-Control"]) == 0 && h.Get("Pragma") == "no-cache" {
-		a.revalidate = true
+	if d.has("no-cache") || len(h["Cache-Control"]) == 0 && h.Get("Pragma") == "no-cache" {
+		a.maxAge = 0
 	}
+	a.minFresh, _ = d.seconds("min-fresh")
 	return a
+}
+
+// takes says whether an entry is as young as was asked.
+func (a asked) takes(e *entry, now time.Time) bool {
+	old := e.Age + now.Sub(e.Stored)
+	return (a.maxAge < 0 || a.maxAge > 0 && old <= a.maxAge) && (a.minFresh == 0 || e.Fresh.Sub(now) >= a.minFresh)
 }

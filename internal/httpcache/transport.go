@@ -14,8 +14,12 @@ import (
 // name is how this cache is called in Cache-Status (RFC 9211).
 const name = "tollgate"
 
-// Bypassed is the Cache-Status of an answer of a route without a policy.
-const Bypassed = name + "; fwd=bypass"
+// The Cache-Status of answers that a cache has not seen: of a route without a
+// policy, and in the place of an answer that did not come.
+const (
+	Bypassed = name + "; fwd=bypass"
+	Missed   = name + "; fwd=miss"
+)
 
 // Transport returns a RoundTripper that answers from the cache where the policy
 // allows, and asks next otherwise. Requests reach it with their hop-by-hop
@@ -60,9 +64,9 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			return t.alone(r, header, body, "miss; detail=pass")
 		}
 		e = nil
-	case e != nil && now.Before(e.Fresh) && !want.revalidate:
+	case e != nil && now.Before(e.Fresh) && want.takes(e, now):
 		return t.found(r, e, hit, fmt.Sprintf("%s; hit; ttl=%d", name, seconds(e.Fresh.Sub(now))), now), nil
-	case e != nil && now.Before(e.SWR) && r.Method != http.MethodHead && !want.onlyIfCached && !want.revalidate:
+	case e != nil && now.Before(e.SWR) && r.Method != http.MethodHead && !want.onlyIfCached && want.takes(e, now):
 		if f, first := c.fly(t, k, r, header, body, e); first {
 			f.leave(first) // nobody waits for it
 		}
@@ -123,7 +127,11 @@ func (e *BodyError) Unwrap() error { return e.err }
 
 func (t *transport) found(r *http.Request, e *entry, how result, status string, now time.Time) *http.Response {
 	t.results[how].Inc()
-	return e.response(r, status, now)
+	resp := e.response(r, status, now)
+	if how != hit && how != stale && e.Age < time.Second {
+		delete(resp.Header, "Age") // it would say that the service was not asked (RFC 9111, section 5.1)
+	}
+	return resp
 }
 
 func (t *transport) bypass(r *http.Request) (*http.Response, error) {
@@ -144,6 +152,13 @@ func (t *transport) notCached(r *http.Request) *http.Response {
 // fetch asks the service, together with whoever asks the same; e is the stale
 // entry, if there is one.
 func (t *transport) fetch(r *http.Request, k key, header http.Header, body []byte, e *entry) (*http.Response, error) {
+	why := "miss"
+	switch {
+	case e != nil && t.cache.options.Now().Before(e.Fresh):
+		why = "request" // it was not good enough for the client
+	case e != nil:
+		why = "stale"
+	}
 	f, first := t.cache.fly(t, k, r, header, body, e)
 	select {
 	case <-r.Context().Done():
@@ -152,10 +167,6 @@ func (t *transport) fetch(r *http.Request, k key, header http.Header, body []byt
 	case <-f.done:
 	}
 	now := t.cache.options.Now()
-	why := "miss"
-	if e != nil {
-		why = "stale"
-	}
 	switch {
 	case f.stale:
 		return t.found(r, f.entry, stale, fmt.Sprintf("%s; hit; ttl=%d; detail=stale-if-error", name, seconds(f.entry.Fresh.Sub(now))), now), nil
@@ -170,8 +181,7 @@ func (t *transport) fetch(r *http.Request, k key, header http.Header, body []byt
 		return nil, f.err
 	case first:
 		t.results[miss].Inc()
-		resp := f.take()
-		resp.Request = r
+		resp := f.take(r)
 		resp.Header.Add("Cache-Status", fmt.Sprintf("%s; fwd=%s", name, why))
 		return resp, nil
 	}

@@ -21,9 +21,9 @@ var (
 // route is one configured route with its defaults filled in.
 type route struct {
 	Route
-	spanName string
-	served   *served
-	shown    []Route // whose answers for a path are void when a request to it succeeds
+	spanName    string
+	served      *served
+	invalidates bool // kept answers may be void once a request has succeeded
 }
 
 // caller answers the requests of one route: it is the RoundTripper beneath the

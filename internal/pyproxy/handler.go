@@ -1,6 +1,7 @@
 package pyproxy
 
 import (
+	"crypto/rand"
 	"net/http"
 	"net/http/httputil"
 	"strconv"
@@ -15,7 +16,10 @@ import (
 // receives it.
 const statusClientGone = 499
 
-const requestIDHeader = "X-Request-Id"
+const (
+	requestIDHeader = "X-Request-Id"
+	cacheStatus     = "Cache-Status" // RFC 9211
+)
 
 // served is one route ready to answer: its caller beneath a ReverseProxy.
 type served struct {
@@ -25,11 +29,14 @@ type served struct {
 
 // ServeHTTP finds the request's route and answers it.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Header[requestIDHeader] == nil {
+		r.Header[requestIDHeader] = []string{rand.Text()} // Envoy gives every request one
+	}
 	// A path that reads differently when decoded could be one route to us and
 	// another to the service.
 	if r.URL.RawPath != "" || strings.Contains(r.URL.Path, "//") {
 		p.metrics.refused.Inc()
-		writeProblem(w, r, http.StatusBadRequest, "path_refused", "the path has escaped or empty segments")
+		refuse(w, r, http.StatusBadRequest, "path_refused", "the path has escaped or empty segments")
 		return
 	}
 	rt, allow := p.router.match(r.Method, r.URL.Path)
@@ -37,15 +44,15 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.metrics.unrouted.Inc()
 		if len(allow) > 0 {
 			w.Header().Set("Allow", strings.Join(allow, ", "))
-			writeProblem(w, r, http.StatusMethodNotAllowed, "method_not_allowed", "the path takes "+strings.Join(allow, ", "))
+			refuse(w, r, http.StatusMethodNotAllowed, "method_not_allowed", "the path takes "+strings.Join(allow, ", "))
 			return
 		}
-		writeProblem(w, r, http.StatusNotFound, "route_not_found", "no route takes this path")
+		refuse(w, r, http.StatusNotFound, "route_not_found", "no route takes this path")
 		return
 	}
 	if err := sanitise(r.Header, p.peers.trusts(r.RemoteAddr)); err != nil {
 		p.metrics.refused.Inc()
-		writeProblem(w, r, http.StatusBadRequest, "header_refused", err.Error())
+		refuse(w, r, http.StatusBadRequest, "header_refused", err.Error())
 		return
 	}
 	rt.serve(p, w, r)
@@ -55,8 +62,8 @@ func (rt *route) serve(p *Proxy, w http.ResponseWriter, r *http.Request) {
 	start := p.now()
 	p.metrics.inFlight.Inc()
 	rec := &recorder{ResponseWriter: w, within: p.config.Timeouts.Body}
-	if len(rt.shown) > 0 {
-		rec.done = func() { p.invalidate(r.Context(), rt.shown, r.URL.Path) }
+	if rt.invalidates {
+		rec.done = func() { p.invalidate(rt, r, w.Header()) }
 	}
 	defer func() {
 		if rec.bounded {
@@ -67,7 +74,7 @@ func (rt *route) serve(p *Proxy, w http.ResponseWriter, r *http.Request) {
 	}()
 	limit := int64(rt.BodyLimit)
 	if r.ContentLength > limit {
-		writeProblem(rec, r, http.StatusRequestEntityTooLarge, "body_too_large", tooLargeDetail(rt))
+		refuse(rec, r, http.StatusRequestEntityTooLarge, "body_too_large", tooLargeDetail(rt))
 		return
 	}
 	if r.ContentLength != 0 {
@@ -96,10 +103,18 @@ func (p *Proxy) rewrite(rt *route) func(*httputil.ProxyRequest) {
 	}
 }
 
-// notCached says in an answer of a route without a cache that there was none.
-func notCached(resp *http.Response) error {
-	resp.Header.Add("Cache-Status", httpcache.Bypassed)
-	return nil
+// complete adds to an answer what every answer has: its request's id, and how it
+// met the cache.
+func complete(cached bool) func(*http.Response) error {
+	return func(resp *http.Response) error {
+		if !cached {
+			resp.Header.Add(cacheStatus, httpcache.Bypassed)
+		}
+		if resp.Header[requestIDHeader] == nil {
+			resp.Header[requestIDHeader] = resp.Request.Header[requestIDHeader]
+		}
+		return nil
+	}
 }
 
 // answerFailure tells the client why there is no answer from the service.
@@ -109,6 +124,7 @@ func (p *Proxy) answerFailure(rt *route) func(http.ResponseWriter, *http.Request
 		if f.retryAfter > 0 {
 			w.Header().Set("Retry-After", problem.RetryAfter(f.retryAfter))
 		}
+		w.Header().Set(cacheStatus, missed(rt.Cache != nil))
 		service := "the " + rt.Upstream + " service "
 		switch f.cause {
 		case causeClientGone:
@@ -129,6 +145,20 @@ func (p *Proxy) answerFailure(rt *route) func(http.ResponseWriter, *http.Request
 			writeProblem(w, r, http.StatusBadGateway, "upstream_failed", service+"did not give an answer")
 		}
 	}
+}
+
+// missed is the Cache-Status where no answer came from the service.
+func missed(cached bool) string {
+	if cached {
+		return httpcache.Missed
+	}
+	return httpcache.Bypassed
+}
+
+// refuse answers a request that goes nowhere.
+func refuse(w http.ResponseWriter, r *http.Request, status int, code, detail string) {
+	w.Header().Set(cacheStatus, httpcache.Bypassed)
+	writeProblem(w, r, status, code, detail)
 }
 
 func tooLargeDetail(rt *route) string {

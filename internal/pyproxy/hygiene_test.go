@@ -63,6 +63,7 @@ func TestWhatReachesTheService(t *testing.T) {
 			}
 			got := b.last().Header
 			delete(got, "User-Agent")
+			delete(got, "X-Request-Id")
 			if d := cmp.Diff(tc.want, got); d != "" {
 				t.Fatal(d)
 			}
@@ -139,6 +140,7 @@ func TestAnUntrustedPeerHasNoIdentity(t *testing.T) {
 	g.do("GET", "/get", "", "X-User-Id", "u", "X-User-Tier", "admin", "X-Feature-Flags", "a=on", "X-Risk-Score", "0", "X-Consent", "all", "X-Session-Id", "s", "X-Forwarded-For", "192.0.2.1", "X-Envoy-External-Address", "192.0.2.1", "X-Other", "kept")
 	h := b.last().Header
 	delete(h, "User-Agent")
+	delete(h, "X-Request-Id")
 	if d := cmp.Diff(http.Header{"X-Other": {"kept"}}, h); d != "" {
 		t.Fatal(d)
 	}

@@ -24,11 +24,11 @@ func (p *Proxy) layers(c Route, calls http.RoundTripper) http.RoundTripper {
 	}
 	if c.Cache != nil {
 		policy := c.policy()
-		policy.Changes = slices.ContainsFunc(p.config.Routes, func(other Route) bool { return other.changes(c) })
+		policy.Changes = slices.ContainsFunc(p.config.Routes, Route.changes)
 		rt = p.cache.Transport(policy, rt)
 	}
 	if c.Fallback != nil {
-		rt = &fallback{next: rt, Fallback: *c.Fallback}
+		rt = &fallback{next: rt, Fallback: *c.Fallback, cached: c.Cache != nil}
 	}
 	return rt
 }
@@ -36,7 +36,8 @@ func (p *Proxy) layers(c Route, calls http.RoundTripper) http.RoundTripper {
 // fallback answers in the place of a service that cannot.
 type fallback struct {
 	Fallback
-	next http.RoundTripper
+	next   http.RoundTripper
+	cached bool
 }
 
 // RoundTrip asks, and answers itself where the service is to blame for having
@@ -59,6 +60,9 @@ func (f *fallback) RoundTrip(r *http.Request) (*http.Response, error) {
 			degradedHeader: {"fallback; reason=" + why.cause.String()},
 		},
 		ContentLength: int64(len(f.Body)), Body: io.NopCloser(strings.NewReader(f.Body)),
+	}
+	if f.cached {
+		resp.Header.Set(cacheStatus, httpcache.Missed)
 	}
 	if r.Method == http.MethodHead {
 		resp.Body = http.NoBody
@@ -83,39 +87,6 @@ func (p *purger) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 	}
 	return resp, err
-}
-
-// changes says whether requests of rt may change what a cached GET route shows:
-// they are not safe (RFC 9110, section 9.2.1), nor questions by the route's word,
-// and some path is both routes'.
-func (rt Route) changes(shown Route) bool {
-	switch rt.Method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions:
-		return false
-	default:
-		return rt.Cache == nil && shown.Cache != nil && shown.Method == http.MethodGet && overlap(rt.Path, shown.Path)
-	}
-}
-
-// invalidates are the routes whose kept answers for a path are void once a
-// request of rt to that path has succeeded.
-func (p *Proxy) invalidates(rt Route) []Route {
-	var shown []Route
-	for _, other := range p.config.Routes {
-		if rt.changes(other) {
-			shown = append(shown, other)
-		}
-	}
-	return shown
-}
-
-// invalidate voids what is kept for a path (RFC 9111, section 4.4).
-func (p *Proxy) invalidate(ctx context.Context, shown []Route, path string) {
-	for i := range shown {
-		if matches(shown[i].Path, path) {
-			_ = p.cache.Invalidate(context.WithoutCancel(ctx), shown[i].Name, shown[i].upstreamPath(path)) // as with purges
-		}
-	}
 }
 
 // whyNot makes a failure of whatever a route's layers return as an error.

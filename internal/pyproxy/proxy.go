@@ -131,7 +131,7 @@ func (p *Proxy) newRoute(c Route) *route {
 	if c.BodyLimit == 0 {
 		c.BodyLimit = defaultBodyLimit
 	}
-	rt := &route{Route: c, spanName: "pyproxy " + c.Name, shown: p.invalidates(c)}
+	rt := &route{Route: c, spanName: "pyproxy " + c.Name, invalidates: p.invalidates(c)}
 	u := p.upstream(c.Upstream)
 	caller := &caller{
 		proxy: p, route: rt, upstream: u, circuit: p.circuit(u, c.Class),
@@ -139,15 +139,13 @@ func (p *Proxy) newRoute(c Route) *route {
 		backoff: resilience.Backoff{Base: p.config.Retry.Base, Max: p.config.Retry.MaxWait},
 	}
 	rt.served = &served{metrics: caller.metrics, reverse: &httputil.ReverseProxy{
-		Rewrite:      p.rewrite(rt),
-		Transport:    p.layers(c, caller),
-		BufferPool:   &buffers{},
-		ErrorHandler: p.answerFailure(rt),
-		ErrorLog:     slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // every error has reached a metric and, where sampled, a span
+		Rewrite:        p.rewrite(rt),
+		Transport:      p.layers(c, caller),
+		ModifyResponse: complete(c.Cache != nil),
+		BufferPool:     &buffers{},
+		ErrorHandler:   p.answerFailure(rt),
+		ErrorLog:       slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // every error has reached a metric and, where sampled, a span
 	}}
-	if c.Cache == nil {
-		rt.served.reverse.ModifyResponse = notCached
-	}
 	return rt
 }
 
