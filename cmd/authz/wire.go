@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"time"
 
 	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
@@ -62,7 +63,12 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	if err != nil {
 		return err
 	}
-	sessions, tracker, err := newSessions(c, rt, conn, verifier, store)
+	places, err := anomaly.OpenPlaces(c.Anomaly.Places, rt.Log, rt.Metrics)
+	if err != nil {
+		return err
+	}
+	rt.Background("places", places.Run)
+	sessions, tracker, err := newSessions(c, rt, conn, verifier, store, places)
 	if err != nil {
 		return err
 	}
@@ -78,18 +84,14 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	if err != nil {
 		return err
 	}
-	watch, err := newWatch(c, rt, conn, sessions)
+	watch, err := newWatch(c, rt, conn, sessions, places)
 	if err != nil {
 		return err
 	}
-	options := gate.Options{
-		Verifier: verifier, Denylist: guard, Flags: watcher, Sessions: tracker, Limits: limits, Domain: c.Limits.Domain, Routes: routes,
+	g := gate.New(gate.Options{
+		Verifier: verifier, Denylist: guard, Flags: watcher, Sessions: tracker, Suspicions: watch, Limits: limits, Domain: c.Limits.Domain, Routes: routes,
 		Log: rt.Log, Metrics: gate.NewMetrics(rt.Metrics), Now: time.Now,
-	}
-	if c.Anomaly.Enabled {
-		options.Suspicions = watch
-	}
-	g := gate.New(options)
+	})
 	rt.WatchFile(rt.ConfigFile)
 	rt.OnReload("route rules", func(context.Context) (func(), error) {
 		next, err := config.Load(rt.ConfigFile, rt.Environ, defaults())
@@ -185,17 +187,24 @@ func watchReadiness(rt *app.Runtime, replica *revocation.Replica) func(context.C
 	}
 }
 
-func newSessions(c Config, rt *app.Runtime, conn *redisconn.Conn, verifier *authn.Verifier, store *revocation.Store) (*session.Manager, *session.Tracker, error) {
+// sessionPlaces tells sessions where addresses are.
+type sessionPlaces struct{ places *anomaly.Places }
+
+func (p sessionPlaces) Place(address netip.Addr) session.Place {
+	return session.Place{Country: p.places.Place(address).Country, City: p.places.City(address)}
+}
+
+func newSessions(c Config, rt *app.Runtime, conn *redisconn.Conn, verifier *authn.Verifier, store *revocation.Store, places *anomaly.Places) (*session.Manager, *session.Tracker, error) {
 	devices, err := session.NewDevices()
 	if err != nil {
 		return nil, nil, err
 	}
 	manager, err := session.NewManager(session.NewRedis(conn), c.Sessions, session.Options{
-		Tombstone: verifier.MaxLifetime() + verifier.Leeway(), Devices: devices, Log: rt.Log, Metrics: rt.Metrics, Now: time.Now,
-		Killer: session.KillerFunc(func(ctx context.Context, ids []string) error {
-			all := make([]revocation.Revocation, len(ids))
-			for i, id := range ids {
-				all[i] = revocation.Revocation{Kind: revocation.KindSession, ID: id}
+		Tombstone: verifier.MaxLifetime() + verifier.Leeway(), Devices: devices, Places: sessionPlaces{places}, Log: rt.Log, Metrics: rt.Metrics, Now: time.Now,
+		Killer: session.KillerFunc(func(ctx context.Context, refs []session.Ref) error {
+			all := make([]revocation.Revocation, len(refs))
+			for i, r := range refs {
+				all[i] = revocation.Revocation{Kind: revocation.KindSession, ID: r.ID, Issuer: r.Issuer}
 			}
 			_, err := store.Revoke(ctx, all...)
 			return err
@@ -212,15 +221,11 @@ func newSessions(c Config, rt *app.Runtime, conn *redisconn.Conn, verifier *auth
 	return manager, tracker, nil
 }
 
-func newWatch(c Config, rt *app.Runtime, conn *redisconn.Conn, sessions *session.Manager) (*anomaly.Watch, error) {
-	places, err := anomaly.OpenPlaces(c.Anomaly.Places, rt.Log, rt.Metrics)
-	if err != nil {
-		return nil, err
-	}
+func newWatch(c Config, rt *app.Runtime, conn *redisconn.Conn, sessions *session.Manager, places *anomaly.Places) (*anomaly.Watch, error) {
 	watch, err := anomaly.NewWatch(c.Anomaly, anomaly.Options{
 		Store: anomaly.NewRedis(conn), Places: places, Log: rt.Log, Metrics: rt.Metrics, Now: time.Now,
-		EndSession: func(ctx context.Context, user, id string) error {
-			err := sessions.End(ctx, user, id)
+		EndSession: func(ctx context.Context, user, id, issuer string) error {
+			err := sessions.End(ctx, user, session.Ref{Issuer: issuer, ID: id})
 			if errors.Is(err, session.ErrNotFound) {
 				return nil // not registered, and killed all the same
 			}
@@ -230,8 +235,22 @@ func newWatch(c Config, rt *app.Runtime, conn *redisconn.Conn, sessions *session
 	if err != nil {
 		return nil, err
 	}
-	rt.Background("places", places.Run)
 	rt.Background("suspicious activity", watch.Run)
+	rt.OnReload("suspicious activity", func(context.Context) (func(), error) {
+		next, err := config.Load(rt.ConfigFile, rt.Environ, defaults())
+		if err != nil {
+			return nil, err
+		}
+		usePlaces, err := places.Prepare(next.Anomaly.Places)
+		if err != nil {
+			return nil, err
+		}
+		useRules, err := watch.Prepare(next.Anomaly)
+		if err != nil {
+			return nil, err
+		}
+		return func() { usePlaces(); useRules() }, nil
+	})
 	return watch, nil
 }
 

@@ -73,9 +73,9 @@ func newSystem(t *testing.T, addr string, limits func(*session.Config), parts fu
 	}
 	s.manager, err = session.NewManager(session.NewRedis(client), c, session.Options{
 		Now: now,
-		Killer: session.KillerFunc(func(ctx context.Context, ids []string) error {
-			for _, id := range ids {
-				if _, err := s.store.Revoke(ctx, revocation.Revocation{Kind: revocation.KindSession, ID: id}); err != nil {
+		Killer: session.KillerFunc(func(ctx context.Context, refs []session.Ref) error {
+			for _, r := range refs {
+				if _, err := s.store.Revoke(ctx, revocation.Revocation{Kind: revocation.KindSession, ID: r.ID, Issuer: r.Issuer}); err != nil {
 					return err
 				}
 			}
@@ -100,7 +100,7 @@ func newSystem(t *testing.T, addr string, limits func(*session.Config), parts fu
 func sessionParts(s *system) []Part {
 	now := func() time.Time { return s.now }
 	return []Part{
-		&Sessions{Manager: s.manager, Auditor: s.audit, Now: now},
+		&Sessions{Manager: s.manager, Issuers: s.verifier, Auditor: s.audit, Now: now},
 		&Self{Verifier: s.verifier, Checker: s.store, Revoker: s.store, Manager: s.manager, Auditor: s.audit, Now: now},
 	}
 }

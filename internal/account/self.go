@@ -105,12 +105,20 @@ func unavailable(w http.ResponseWriter, detail string) error {
 }
 
 func (s *Self) list(w http.ResponseWriter, r *http.Request, p *authn.Principal) {
-	all, err := s.Manager.List(r.Context(), p.Subject)
+	all, err := s.listOwn(r.Context(), p)
 	if err != nil {
 		writeError(w, r, sessionError(w, err))
 		return
 	}
 	writeJSON(w, http.StatusOK, viewSessions(p.Subject, all, p.Session))
+}
+
+// listOwn returns the sessions of the user whom the token's issuer means: the same
+// subject of another issuer may be somebody else. A session that names no issuer
+// may be any one's.
+func (s *Self) listOwn(ctx context.Context, p *authn.Principal) ([]session.Session, error) {
+	all, err := s.Manager.List(ctx, p.Subject)
+	return slices.DeleteFunc(all, func(o session.Session) bool { return o.Issuer != "" && o.Issuer != p.Issuer }), err
 }
 
 // end ends one of the user's own sessions. A session that is not the user's is
@@ -124,14 +132,14 @@ func (s *Self) end(w http.ResponseWriter, r *http.Request, p *authn.Principal) {
 }
 
 func (s *Self) endOwn(ctx context.Context, p *authn.Principal, id string) error {
-	all, err := s.Manager.List(ctx, p.Subject)
+	all, err := s.listOwn(ctx, p)
 	if err != nil {
 		return err
 	}
 	if !slices.ContainsFunc(all, func(o session.Session) bool { return o.ID == id }) && id != p.Session {
 		return problem.New(http.StatusNotFound, "session_not_found", "You have no such session.")
 	}
-	if err := s.Manager.End(ctx, p.Subject, id); !errors.Is(err, session.ErrNotFound) {
+	if err := s.Manager.End(ctx, p.Subject, session.Ref{Issuer: p.Issuer, ID: id}); !errors.Is(err, session.ErrNotFound) {
 		return err
 	}
 	return nil // it was the token's own, which nobody had registered
@@ -144,7 +152,7 @@ func (s *Self) endAll(w http.ResponseWriter, r *http.Request, p *authn.Principal
 	n := 0
 	_, err := s.Revoker.Revoke(r.Context(), revocation.Revocation{Kind: revocation.KindUser, ID: p.Subject, Issuer: p.Issuer})
 	if err == nil {
-		n, err = s.Manager.EndAll(r.Context(), p.Subject, "")
+		n, err = s.Manager.EndAll(r.Context(), p.Subject, p.Issuer)
 	}
 	if audited(w, r, s.Auditor, event, err) {
 		writeJSON(w, http.StatusOK, endedAnswer{n})
@@ -159,7 +167,7 @@ func (s *Self) endOthers(w http.ResponseWriter, r *http.Request, p *authn.Princi
 	if p.Session == "" {
 		err = problem.New(http.StatusConflict, "session_unknown", "The token names no session that could stay.")
 	} else {
-		n, err = s.Manager.EndOthers(r.Context(), p.Subject, p.Session)
+		n, err = s.Manager.EndOthers(r.Context(), p.Subject, session.Ref{Issuer: p.Issuer, ID: p.Session})
 	}
 	if audited(w, r, s.Auditor, event, err) {
 		writeJSON(w, http.StatusOK, endedAnswer{n})

@@ -19,14 +19,21 @@ type SessionManager interface {
 	SessionEnder
 	Register(ctx context.Context, s session.Session, tier string) (session.Session, error)
 	List(ctx context.Context, user string) ([]session.Session, error)
-	End(ctx context.Context, user, id string) error
-	EndOthers(ctx context.Context, user, keep string) (int, error)
+	// End ends a session, and EndOthers all but one, of one issuer where the reference names it.
+	End(ctx context.Context, user string, r session.Ref) error
+	EndOthers(ctx context.Context, user string, keep session.Ref) (int, error)
+}
+
+// Issuers knows whose tokens are accepted; *authn.Verifier does.
+type Issuers interface {
+	Knows(issuer string) bool
 }
 
 // Sessions is the part of the API that registers, lists and ends sessions: for
 // the login service and for operators. Users have Self. All fields are required.
 type Sessions struct {
 	Manager SessionManager
+	Issuers Issuers
 	Auditor Auditor
 	Now     func() time.Time
 }
@@ -120,8 +127,12 @@ func (s *Sessions) registered(ctx context.Context, q *registerRequest) (session.
 		}
 		q.Address = a.Unmap().String()
 	}
+	if q.Issuer != "" && !s.Issuers.Knows(q.Issuer) {
+		// The end of such a session would kill no token.
+		return session.Session{}, badRequest("iss is no issuer whose tokens are accepted here; it is compared exactly.")
+	}
 	return s.Manager.Register(ctx, session.Session{
-		ID: q.Session, User: q.User, Issuer: q.Issuer, Address: q.Address, Place: q.Place,
+		User: q.User, Ref: session.Ref{Issuer: q.Issuer, ID: q.Session}, Address: q.Address, Place: q.Place,
 		Device: session.Device{ID: q.Device.ID, Name: q.Device.Name, UserAgent: q.Device.UserAgent},
 	}, q.Tier)
 }
@@ -139,11 +150,12 @@ func (s *Sessions) list(w http.ResponseWriter, r *http.Request) {
 // end ends one session. Reasons are query parameters where the method is DELETE,
 // since its bodies do not survive every proxy.
 func (s *Sessions) end(w http.ResponseWriter, r *http.Request) {
-	user, id, reason := r.PathValue("user"), r.PathValue("id"), r.URL.Query().Get("reason")
-	event := Event{Actor: actor(r.Context()), Action: "session.end", Target: sessionOf(id, user), Reason: reason, At: s.Now()}
+	user, reason := r.PathValue("user"), r.URL.Query().Get("reason")
+	ref := session.Ref{Issuer: r.URL.Query().Get("iss"), ID: r.PathValue("id")}
+	event := Event{Actor: actor(r.Context()), Action: "session.end", Target: describe(sessionOf(ref.ID, user), ref.Issuer), Reason: reason, At: s.Now()}
 	err := checkReason(reason, false)
 	if err == nil {
-		err = s.Manager.End(r.Context(), user, id)
+		err = s.Manager.End(r.Context(), user, ref)
 	}
 	if audited(w, r, s.Auditor, event, err) {
 		w.WriteHeader(http.StatusNoContent)
@@ -151,11 +163,11 @@ func (s *Sessions) end(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Sessions) endAll(w http.ResponseWriter, r *http.Request) {
-	user, reason := r.PathValue("user"), r.URL.Query().Get("reason")
-	event := Event{Actor: actor(r.Context()), Action: "session.end_all", Target: user, Reason: reason, At: s.Now()}
+	user, issuer, reason := r.PathValue("user"), r.URL.Query().Get("iss"), r.URL.Query().Get("reason")
+	event := Event{Actor: actor(r.Context()), Action: "session.end_all", Target: describe(user, issuer), Reason: reason, At: s.Now()}
 	n, err := 0, checkReason(reason, false)
 	if err == nil {
-		n, err = s.Manager.EndAll(r.Context(), user, reason)
+		n, err = s.Manager.EndAll(r.Context(), user, issuer)
 	}
 	if audited(w, r, s.Auditor, event, err) {
 		writeJSON(w, http.StatusOK, endedAnswer{n})
@@ -165,6 +177,7 @@ func (s *Sessions) endAll(w http.ResponseWriter, r *http.Request) {
 // endOthersRequest names the session that stays.
 type endOthersRequest struct {
 	Keep   string `json:"keep"`
+	Issuer string `json:"iss"` // leaves the sessions with other issuers alone
 	Reason string `json:"reason"`
 }
 
@@ -179,10 +192,10 @@ func (s *Sessions) endOthers(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	user := r.PathValue("user")
-	event := Event{Actor: actor(r.Context()), Action: "session.end_others", Target: user, Reason: q.Reason, At: s.Now()}
+	event := Event{Actor: actor(r.Context()), Action: "session.end_others", Target: describe(user, q.Issuer), Reason: q.Reason, At: s.Now()}
 	n, err := 0, checkReason(q.Reason, false)
 	if err == nil {
-		n, err = s.Manager.EndOthers(r.Context(), user, q.Keep)
+		n, err = s.Manager.EndOthers(r.Context(), user, session.Ref{Issuer: q.Issuer, ID: q.Keep})
 	}
 	if audited(w, r, s.Auditor, event, err) {
 		writeJSON(w, http.StatusOK, endedAnswer{n})

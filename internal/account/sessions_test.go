@@ -37,10 +37,10 @@ func (s *system) register(user, id string) {
 func TestSessions(t *testing.T) {
 	s := newSystem(t, redistest.Server(t), nil, sessionParts)
 	var v sessionView
-	s.want(201, &v, "POST", "/v1/sessions", serviceSecret, `{"user":"ada","session":"s-1","iss":"i","tier":"free","address":"::ffff:192.0.2.7",
+	s.want(201, &v, "POST", "/v1/sessions", serviceSecret, `{"user":"ada","session":"s-1","iss":"`+authn.DevelopmentIssuerURL+`","tier":"free","address":"::ffff:192.0.2.7",
 		"device":{"id":"d-1","name":"Phone","user_agent":"ua"},"place":{"country":"DE","city":"Ulm"}}`)
 	want := sessionView{
-		ID: "s-1", Issuer: "i", Address: "192.0.2.7", Device: session.Device{ID: "d-1", Name: "Phone", UserAgent: "ua"},
+		ID: "s-1", Issuer: authn.DevelopmentIssuerURL, Address: "192.0.2.7", Device: session.Device{ID: "d-1", Name: "Phone", UserAgent: "ua"},
 		Place: session.Place{Country: "DE", City: "Ulm"}, Created: s.now.UTC(), LastSeen: s.now.UTC(),
 	}
 	if diff := cmp.Diff(want, v); diff != "" {
@@ -202,5 +202,72 @@ func TestSessionsWithoutRedis(t *testing.T) {
 		if answer.StatusCode != 503 || !strings.Contains(text, "dependency_unavailable") || answer.Header.Get("Retry-After") == "" {
 			t.Errorf("%s %s: %d %s", c[0], c[1], answer.StatusCode, text)
 		}
+	}
+}
+
+// Two issuers may call sessions by the same id: the end of one is no end of the
+// other, for whomever it is asked and by whomever.
+func TestSessionsOfTwoIssuers(t *testing.T) {
+	register := func(s *system, user, issuer string) {
+		s.want(201, nil, "POST", "/v1/sessions", serviceSecret, fmt.Sprintf(`{"user":%q,"session":"1","iss":%q}`, user, issuer))
+	}
+	for name, end := range map[string]func(s *system, bearer string){
+		"an operator, naming the issuer": func(s *system, _ string) {
+			s.want(204, nil, "DELETE", "/v1/users/ada/sessions/1?iss="+providerURL, operatorSecret, "")
+		},
+		"an operator, all of an issuer's": func(s *system, _ string) {
+			s.want(200, nil, "DELETE", "/v1/users/ada/sessions?iss="+providerURL, operatorSecret, "")
+		},
+		"an operator, all others of the issuer": func(s *system, _ string) {
+			s.want(200, nil, "POST", "/v1/users/ada/sessions/end-others", operatorSecret, `{"keep":"2","iss":"`+providerURL+`"}`)
+		},
+		"by session": func(s *system, _ string) {
+			text := s.want(200, nil, "POST", "/v1/tokens/revoke", operatorSecret, `{"session":"1","iss":"`+providerURL+`"}`)
+			if !strings.Contains(text, `"sessions_ended":1`) {
+				s.t.Error(text)
+			}
+		},
+		"an emergency with the issuer": func(s *system, _ string) {
+			s.want(200, nil, "POST", "/v1/users/ada/revoke", operatorSecret, `{"reason":"breach","iss":"`+providerURL+`"}`)
+		},
+		"the user": func(s *system, bearer string) {
+			s.want(204, nil, "DELETE", "/v1/me/sessions/1", bearer, "")
+		},
+		"the user, everywhere": func(s *system, bearer string) {
+			s.want(200, nil, "DELETE", "/v1/me/sessions", bearer, "")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSystem(t, redistest.Embedded(t), nil, func(s *system) []Part {
+				return append(sessionParts(s), &Tokens{
+					Revoker: s.store, Checker: s.store, Inspector: fakeInspector{s.now}, Sessions: s.manager, Auditor: s.audit,
+					Now: func() time.Time { return s.now },
+				})
+			})
+			register(s, "ada", providerURL)
+			register(s, "ada", authn.DevelopmentIssuerURL) // somebody else, or the same, by another issuer
+			register(s, "bob", authn.DevelopmentIssuerURL)
+			mine, others, bobs := s.access("ada", "1"), s.mint(authn.MintOptions{User: "ada", Session: "1"}), s.mint(authn.MintOptions{User: "bob", Session: "1"})
+			end(s, mine)
+			if a, b, c := s.refused(mine), s.refused(others), s.refused(bobs); a == "none" || b != "none" || c != "none" {
+				t.Errorf("the token is refused as %s, the other issuer's as %s and %s", a, b, c)
+			}
+			var left sessionList
+			if s.want(200, &left, "GET", "/v1/me/sessions", others, ""); len(left.Sessions) != 1 || left.Sessions[0].Issuer != authn.DevelopmentIssuerURL {
+				t.Errorf("left: %+v", left)
+			}
+			s.want(200, nil, "GET", "/v1/me/sessions", bobs, "")
+		})
+	}
+	s := newSystem(t, redistest.Embedded(t), nil, sessionParts)
+	register(s, "ada", providerURL)
+	register(s, "ada", authn.DevelopmentIssuerURL)
+	var own sessionList
+	if s.want(200, &own, "GET", "/v1/me/sessions", s.access("ada", "1"), ""); len(own.Sessions) != 1 || own.Sessions[0].Issuer != providerURL {
+		t.Errorf("a user sees %+v", own)
+	}
+	text := s.want(400, nil, "POST", "/v1/sessions", serviceSecret, `{"user":"ada","session":"9","iss":"`+providerURL+`/"}`)
+	if !strings.Contains(text, "exactly") {
+		t.Error(text)
 	}
 }

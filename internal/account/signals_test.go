@@ -101,6 +101,20 @@ func TestBackChannelLogout(t *testing.T) {
 	if status, text := s.logout("logout+jwt", again); status != 400 || !strings.Contains(text, "before") {
 		t.Errorf("a replay: %d %s", status, text)
 	}
+	// The session alone, of whomever: it ends in the registry too, and another's of
+	// the same id with another issuer does not.
+	carol, dave := s.access("carol", "s-9"), s.mint(authn.MintOptions{User: "dave", Session: "s-9"})
+	s.want(201, nil, "POST", "/v1/sessions", serviceSecret, `{"user":"carol","session":"s-9"}`)
+	s.want(201, nil, "POST", "/v1/sessions", serviceSecret, `{"user":"dave","session":"s-9","iss":"`+authn.DevelopmentIssuerURL+`"}`)
+	if status, text := s.logout("logout+jwt", good(claims{"sid": "s-9"})); status != 200 {
+		t.Fatalf("%d %s", status, text)
+	}
+	if a, b := s.refused(carol), s.refused(dave); a != "session" || b != "none" {
+		t.Errorf("carol's: %s, dave's: %s", a, b)
+	}
+	if a, b := s.list("carol"), s.list("dave"); len(a) != 0 || len(b) != 1 {
+		t.Errorf("sessions of carol %v, of dave %v", a, b)
+	}
 	s.now = s.now.Add(10 * time.Second)
 	later := s.access("ada", "s-4")
 	s.now = s.now.Add(-5 * time.Second)
@@ -138,7 +152,7 @@ func TestSecurityEvents(t *testing.T) {
 		// the sessions that ada has then.
 		one, two, bob, left string
 	}{
-		"session-revoked of a session":  {caep + "session-revoked", nil, opaqueSession, "session", "none", "none", "s-1 s-2"},
+		"session-revoked of a session":  {caep + "session-revoked", nil, opaqueSession, "session", "none", "none", "s-2"},
 		"session-revoked, complex":      {caep + "session-revoked", nil, claims{"format": "complex", "session": opaqueSession, "user": issSub}, "session", "none", "none", "s-2"},
 		"session-revoked of a user":     {caep + "session-revoked", nil, issSub, "session", "session", "none", ""},
 		"by e-mail":                     {caep + "session-revoked", nil, claims{"format": "email", "email": "ada"}, "session", "session", "none", ""},

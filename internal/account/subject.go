@@ -169,8 +169,11 @@ func (k *killer) kill(ctx context.Context, t target, at time.Time, keepSessions 
 			return err
 		}
 	}
-	if t.user == "" || keepSessions {
+	switch {
+	case keepSessions || t.tokenID != "":
 		return nil
+	case t.user == "":
+		return k.endWhosever(ctx, t)
 	}
 	all, err := k.manager.List(ctx, t.user)
 	if err != nil {
@@ -183,7 +186,21 @@ func (k *killer) kill(ctx context.Context, t target, at time.Time, keepSessions 
 		if !ours || !named {
 			continue
 		}
-		if err := k.manager.End(ctx, t.user, s.ID); err != nil && !errors.Is(err, session.ErrNotFound) {
+		if err := k.manager.End(ctx, t.user, s.Ref); err != nil && !errors.Is(err, session.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
+}
+
+// endWhosever ends the session in the registry where only its id was told.
+func (k *killer) endWhosever(ctx context.Context, t target) error {
+	issuers := t.issuers
+	if issuers == nil {
+		issuers = []string{""}
+	}
+	for _, issuer := range issuers {
+		if _, err := k.manager.EndWhosever(ctx, session.Ref{Issuer: issuer, ID: t.session}); err != nil {
 			return err
 		}
 	}

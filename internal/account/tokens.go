@@ -13,6 +13,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/problem"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
+	"github.com/tollgate-proxy/tollgate/internal/session"
 )
 
 // Revoker puts revocations in force; *revocation.Store is one.
@@ -34,9 +35,12 @@ type TokenInspector interface {
 // ErrTokenExpired is wrapped by a TokenInspector's error for a token that has expired.
 var ErrTokenExpired = errors.New("token expired")
 
-// SessionEnder ends all sessions of a user and tells how many there were.
+// SessionEnder ends registered sessions and tells how many there were.
 type SessionEnder interface {
-	EndAll(ctx context.Context, user, reason string) (int, error)
+	// EndAll ends a user's with an issuer, or with whichever where it is empty.
+	EndAll(ctx context.Context, user, issuer string) (int, error)
+	// EndWhosever ends one whose user is not known.
+	EndWhosever(ctx context.Context, r session.Ref) (int, error)
 }
 
 // Tokens is the part of the API that revokes tokens. All fields but Sessions are required.
@@ -90,7 +94,7 @@ type revokeAnswer struct {
 	NotBefore int64 `json:"not_before,omitempty"`
 	// Version admits a login in that very second: a token with at least this "ver".
 	Version int64 `json:"version,omitempty"`
-	// SessionsEnded counts the user's registered sessions that were ended.
+	// SessionsEnded counts the registered sessions that were ended: the user's, or the one that was named.
 	SessionsEnded int `json:"sessions_ended,omitempty"`
 }
 
@@ -135,15 +139,12 @@ func (t *Tokens) carryOut(ctx context.Context, req *revokeRequest, event *Event)
 		target.ID = req.Session
 	case revocation.KindUser:
 		target.ID = req.User
-		event.Target = describe(req.User, req.Issuer)
-		return t.revokeUserTokens(ctx, target, req.Reason)
 	case revocation.KindClient:
 		target.ID = req.Client
 	default: // the issuer, or everything
 	}
 	event.Target = describe(target.ID, target.Issuer)
-	receipt, err := t.Revoker.Revoke(ctx, target)
-	return answerOf(kind, receipt), err
+	return t.revokeAndEnd(ctx, target)
 }
 
 // kind finds the one target that the request names.
@@ -239,19 +240,25 @@ func (t *Tokens) revokeUser(w http.ResponseWriter, r *http.Request) {
 	var answer revokeAnswer
 	err := checkReason(req.Reason, true)
 	if err == nil {
-		answer, err = t.revokeUserTokens(r.Context(), target, req.Reason)
+		answer, err = t.revokeAndEnd(r.Context(), target)
 	}
 	t.finish(w, r, answer, err, event)
 }
 
-// revokeUserTokens kills the tokens first: from then on nothing of the user's passes, whatever becomes of the sessions.
-func (t *Tokens) revokeUserTokens(ctx context.Context, target revocation.Revocation, reason string) (revokeAnswer, error) {
+// revokeAndEnd kills the tokens first: from then on none of them passes, whatever becomes of the sessions.
+func (t *Tokens) revokeAndEnd(ctx context.Context, target revocation.Revocation) (revokeAnswer, error) {
 	receipt, err := t.Revoker.Revoke(ctx, target)
-	answer := answerOf(revocation.KindUser, receipt)
+	answer := answerOf(target.Kind, receipt)
 	if err != nil || t.Sessions == nil {
 		return answer, err
 	}
-	answer.SessionsEnded, err = t.Sessions.EndAll(ctx, target.ID, reason)
+	switch target.Kind {
+	case revocation.KindUser:
+		answer.SessionsEnded, err = t.Sessions.EndAll(ctx, target.ID, target.Issuer)
+	case revocation.KindSession:
+		answer.SessionsEnded, err = t.Sessions.EndWhosever(ctx, session.Ref{Issuer: target.Issuer, ID: target.ID})
+	default: // of the rest nothing is registered
+	}
 	if err != nil {
 		return answer, problem.New(http.StatusServiceUnavailable, "dependency_unavailable",
 			"The tokens are revoked, but the sessions could not be ended. Repeat the call.")

@@ -19,6 +19,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
+	"github.com/tollgate-proxy/tollgate/internal/session"
 )
 
 const (
@@ -62,9 +63,14 @@ type fakeSessions struct {
 	err   error
 }
 
-func (f *fakeSessions) EndAll(_ context.Context, user, reason string) (int, error) {
-	f.ended = append(f.ended, user+": "+reason)
+func (f *fakeSessions) EndAll(_ context.Context, user, issuer string) (int, error) {
+	f.ended = append(f.ended, describe(user, issuer))
 	return 2, f.err
+}
+
+func (f *fakeSessions) EndWhosever(_ context.Context, r session.Ref) (int, error) {
+	f.ended = append(f.ended, describe("session "+r.ID, r.Issuer))
+	return 1, f.err
 }
 
 // tokensAPI is the API over a store on an embedded Redis.
@@ -150,7 +156,7 @@ func TestRevokeTokens(t *testing.T) {
 			`{"jti":"jti-alice","iss":"https://issuer.example","exp":1}`, operatorSecret, 200,
 			map[string]any{"revoked": "token_id"}, "token_id", "jti-alice at https://issuer.example",
 		},
-		"session": {`{"session":"sid-alice"}`, operatorSecret, 200, map[string]any{"revoked": "session"}, "session", "sid-alice"},
+		"session": {`{"session":"sid-alice"}`, operatorSecret, 200, map[string]any{"revoked": "session", "sessions_ended": 1.0}, "session", "sid-alice"},
 		"session of another issuer": {
 			`{"session":"sid-alice","iss":"https://another.example"}`, operatorSecret, 200,
 			map[string]any{"revoked": "session"}, "none", "sid-alice at https://another.example",
@@ -231,7 +237,7 @@ func TestEmergencyRevocation(t *testing.T) {
 	if diff := cmp.Diff(want, a.audit.events); diff != "" {
 		t.Errorf("audit (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"alice: breach"}, a.sessions.ended); diff != "" {
+	if diff := cmp.Diff([]string{"alice"}, a.sessions.ended); diff != "" {
 		t.Errorf("sessions (-want +got):\n%s", diff)
 	}
 }

@@ -84,7 +84,7 @@ func (r *Rules) amendment(v *Verdict, facts []Fact) Amendment {
 
 // endSession ends the session of a request.
 func (w *Watch) endSession(ctx context.Context, s *Sighting) error {
-	err := w.options.EndSession(ctx, s.User, s.Session)
+	err := w.options.EndSession(ctx, s.User, s.Session, s.Issuer)
 	if err != nil {
 		w.metrics.endFailures.Inc()
 		w.options.Log.Error("a suspicious session could not be ended; its requests are refused, and it is tried again",

@@ -63,7 +63,7 @@ func TestSessionThatCannotBeEnded(t *testing.T) {
 	fail.Store(true)
 	ends := make(chan bool, 10)
 	w := newWatch(t, NewMemory(), nil, func(o *Options) {
-		o.EndSession = func(context.Context, string, string) error {
+		o.EndSession = func(context.Context, string, string, string) error {
 			ends <- true
 			if fail.Load() {
 				return errors.New("away")

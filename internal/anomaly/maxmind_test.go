@@ -52,3 +52,18 @@ func TestTravelByMaxMindFiles(t *testing.T) {
 	w.expect("an hour later", sighting(0, "216.160.83.56"), "impossible_travel,new_country,new_network", RevokeSession)
 	w.expect("a day later", sighting(day, "216.160.83.56", token("t2")), "new_country,new_network", Header)
 }
+
+func TestCities(t *testing.T) {
+	p := openPlaces(t, maxMind("GeoLite2-ASN-Test", "GeoIP2-City-Test"))
+	for address, want := range map[string]string{
+		"81.2.69.142": "London", "216.160.83.56": "Milton", "89.160.20.112": "Linköping", "::ffff:81.2.69.142": "London",
+		"67.43.156.1": "", "2001:218::1": "", "127.0.0.1": "",
+	} {
+		if got := p.City(netip.MustParseAddr(address)); got != want {
+			t.Errorf("%s: %q, want %q", address, got, want)
+		}
+	}
+	if got := openPlaces(t, maxMind()).City(netip.MustParseAddr("81.2.69.142")); got != "" {
+		t.Errorf("without a file: %q", got)
+	}
+}

@@ -17,8 +17,8 @@ import (
 
 // Sighting is a request with a verified token.
 type Sighting struct {
-	// User is the token's subject, Session its sid or jti.
-	User, Session string
+	// User is the token's subject, Session its sid or jti; Issuer, who issued it, may be empty.
+	User, Session, Issuer string
 	// Token is a SHA-256 of the token, or of its signing input: it stands for User and Session, too. Where it is zero
 	// those are compared instead.
 	Token   [32]byte
@@ -37,9 +37,9 @@ type Sighting struct {
 type Options struct {
 	Store  Store
 	Places *Places // nil: headers alone say where addresses are
-	// EndSession ends a session of a user. It is required where an action is revoke_session. That a session is not
-	// registered is no error.
-	EndSession func(ctx context.Context, user, session string) error
+	// EndSession ends a session of a user, of one issuer where that is known. It is required where an action is
+	// revoke_session. That a session is not registered is no error.
+	EndSession func(ctx context.Context, user, session, issuer string) error
 	Log        *slog.Logger
 	Metrics    prometheus.Registerer
 	Now        func() time.Time
@@ -255,7 +255,7 @@ func (w *Watch) enqueue(s *Sighting, e *entry) bool {
 		s    *string
 		most int
 	}{
-		{&c.User, len(c.User)}, {&c.Session, len(c.Session)}, {&c.Agent, maxAgent}, {&c.Device, maxName},
+		{&c.User, len(c.User)}, {&c.Session, len(c.Session)}, {&c.Issuer, len(c.Issuer)}, {&c.Agent, maxAgent}, {&c.Device, maxName},
 		{&c.Place.Country, maxName}, {&c.Place.Network, maxName}, {&c.Place.Latitude, maxName},
 		{&c.Place.Longitude, maxName}, {&c.Place.Radius, maxName},
 	} {

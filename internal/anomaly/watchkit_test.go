@@ -81,7 +81,7 @@ func newWatch(t testing.TB, s Store, change func(*Config), options ...func(*Opti
 	w := &watchTest{config: c, t: t, store: &flaky{Store: s}, log: &lockedBuffer{}, ended: make(chan string, 100)}
 	o := Options{
 		Store: w.store, Places: openPlaces(t, c.Places), Log: slog.New(slog.NewTextHandler(w.log, nil)), Metrics: prometheus.NewRegistry(),
-		EndSession: func(_ context.Context, user, session string) error { w.ended <- user + "/" + session; return nil },
+		EndSession: func(_ context.Context, user, session, _ string) error { w.ended <- user + "/" + session; return nil },
 		Now:        func() time.Time { return start },
 	}
 	for _, f := range options {

@@ -149,6 +149,12 @@ func (v *Verifier) Extract(authorization, cookie, header string) (Credential, er
 	return v.sources.Extract(authorization, cookie, header)
 }
 
+// Knows reports whether tokens of the issuer, named exactly as in iss, are
+// accepted, opaque ones included.
+func (v *Verifier) Knows(issuer string) bool {
+	return v.issuers[issuer] != nil || v.opaque != nil && v.opaque.cfg.Issuer == issuer
+}
+
 // Leeway is the longest leeway of any issuer: a token can be accepted that long
 // after its expiry, so a revocation is kept that much longer.
 func (v *Verifier) Leeway() time.Duration {

@@ -91,7 +91,7 @@ func newWhole(t testing.TB) *whole {
 		t.Fatal(err)
 	}
 	manager, err := session.NewManager(session.NewRedis(client), session.DefaultConfig(), session.Options{
-		Metrics: metrics, Killer: session.KillerFunc(func(context.Context, []string) error { return nil }),
+		Metrics: metrics, Killer: session.KillerFunc(func(context.Context, []session.Ref) error { return nil }),
 	})
 	if err != nil {
 		t.Fatal(err)

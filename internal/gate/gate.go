@@ -148,7 +148,9 @@ func (g *Gate) SetRoutes(routes *policy.Set) { g.routes.Store(routes) }
 func (g *Gate) Decide(ctx context.Context, r *Request) Outcome {
 	o := Outcome{Now: g.now(), Tier: TierAnonymous, Address: r.Address}
 	g.decide(ctx, r, &o, nil)
-	g.limit(ctx, &o, nil)
+	if o.Allowed && g.limits != nil {
+		g.limit(ctx, &o)
+	}
 	if o.Allowed {
 		g.noteSession(r, &o)
 	}
@@ -218,7 +220,7 @@ func (g *Gate) noteSession(r *Request, o *Outcome) {
 	}
 	s := session.Sighting{
 		User: p.Subject, Session: p.Session, Issuer: p.Issuer, Tier: p.Tier,
-		DeviceID: p.Device, UserAgent: r.UserAgent, At: o.Now,
+		DeviceID: p.Device, UserAgent: r.UserAgent, Country: r.Place.Country, At: o.Now,
 	}
 	if s.DeviceID == "" {
 		s.DeviceID = r.DeviceID

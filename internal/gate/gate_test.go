@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/anomaly"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/config"
 	"github.com/tollgate-proxy/tollgate/internal/flag"
@@ -323,7 +324,7 @@ func TestSessionsAreNoted(t *testing.T) {
 	r := func(path, token string) *gate.Request {
 		return &gate.Request{
 			Request: authn.Request{Host: "h", Method: "GET", Path: path, Authorization: "Bearer " + token},
-			Address: netip.MustParseAddr("192.0.2.7"), UserAgent: "ua", DeviceID: "d-1",
+			Address: netip.MustParseAddr("192.0.2.7"), UserAgent: "ua", DeviceID: "d-1", Place: anomaly.PlaceText{Country: "DE"},
 		}
 	}
 	for _, request := range []*gate.Request{
@@ -340,7 +341,7 @@ func TestSessionsAreNoted(t *testing.T) {
 		{User: "ada", Session: "s-2", Tier: "free", DeviceID: "claimed"},
 	}
 	for i := range want {
-		want[i].Issuer, want[i].UserAgent, want[i].Address = authn.DevelopmentIssuerURL, "ua", "192.0.2.7"
+		want[i].Issuer, want[i].UserAgent, want[i].Address, want[i].Country = authn.DevelopmentIssuerURL, "ua", "192.0.2.7", "DE"
 	}
 	if diff := cmp.Diff(want, p.seen.sightings, cmpopts.IgnoreFields(session.Sighting{}, "At")); diff != "" {
 		t.Error(diff)

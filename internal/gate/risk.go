@@ -21,8 +21,6 @@ const (
 
 // Suspicions watches for suspicious activity.
 type Suspicions interface {
-	// Enabled says whether requests are looked at; where not, Observe and Failed do nothing.
-	Enabled() bool
 	// Observe assesses a request with a verified token, and costs next to nothing
 	// where nothing about it is new.
 	Observe(ctx context.Context, s *anomaly.Sighting) anomaly.Assessment
@@ -65,16 +63,15 @@ func annotationOf(p *authn.Principal) *annotation {
 // not, the outcome is a refusal.
 func (g *Gate) assess(ctx context.Context, r *Request, p *authn.Principal, o *Outcome, e *Explanation) bool {
 	s := &anomaly.Sighting{
-		User: p.Subject, Session: p.Session, Token: p.SigningInput, Address: r.Address, Agent: r.UserAgent, Device: p.Device,
+		User: p.Subject, Session: p.Session, Issuer: p.Issuer, Token: p.SigningInput, Address: r.Address, Agent: r.UserAgent, Device: p.Device,
 		Place: r.Place, Authenticated: annotationOf(p).authenticated, At: o.Now,
 	}
-	switch {
-	case e == nil:
-		o.Risk = g.suspicions.Observe(ctx, s)
-	case g.suspicions.Enabled():
+	if e != nil {
 		v, err := g.suspicions.Detect(ctx, s)
 		e.risk(v, err)
 		o.Risk = v.Assessment
+	} else {
+		o.Risk = g.suspicions.Observe(ctx, s)
 	}
 	if !o.Risk.Action.Refuses() {
 		return true

@@ -3,7 +3,6 @@ package gate_test
 import (
 	"context"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +20,7 @@ func watching(t *testing.T, action string) *anomaly.Watch {
 	c.Actions = []anomaly.ActionConfig{{Score: 1, Action: action}}
 	w, err := anomaly.NewWatch(c, anomaly.Options{
 		Store: anomaly.NewMemory(), Now: time.Now,
-		EndSession: func(context.Context, string, string) error { return nil },
+		EndSession: func(context.Context, string, string, string) error { return nil },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -74,20 +73,6 @@ func TestSuspiciousRequests(t *testing.T) {
 				t.Errorf("risk %+v", o.Risk)
 			}
 		})
-	}
-}
-
-// What is switched off says nothing, and nothing is asked about it.
-func TestSuspicionsSwitchedOff(t *testing.T) {
-	w, err := anomaly.NewWatch(anomaly.Config{Refresh: time.Minute}, anomaly.Options{Store: anomaly.NewMemory(), Now: time.Now})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := newPartsWith(t, true, w)
-	r := &gate.Request{Request: authn.Request{Host: "h", Method: "GET", Path: "/api", Authorization: "Bearer " + p.mint(t, authn.MintOptions{})}}
-	e := p.gate.Explain(t.Context(), r)
-	if !e.Outcome.Allowed || slices.ContainsFunc(e.Steps, func(s gate.Step) bool { return s.Name == "risk" }) {
-		t.Errorf("explained as %+v", e)
 	}
 }
 

@@ -70,7 +70,7 @@ func FuzzDescribe(f *testing.F) {
 		var wg sync.WaitGroup
 		for range 2 {
 			wg.Go(func() {
-				s := Session{ID: "s", User: "u", Device: devices.Describe(Device{UserAgent: agent})}
+				s := Session{Ref: ref("s"), User: "u", Device: devices.Describe(Device{UserAgent: agent})}
 				if err := s.Validate(); err != nil {
 					t.Error(err)
 				}

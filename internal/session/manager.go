@@ -5,21 +5,30 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Killer revokes the tokens of sessions. It must not return before that is in force.
+// Killer revokes the tokens of sessions: those of the session's issuer, or of whichever where that is unknown. It must
+// not return before that is in force.
 type Killer interface {
-	Kill(ctx context.Context, sessions []string) error
+	Kill(ctx context.Context, sessions []Ref) error
 }
 
 // KillerFunc is a function as a Killer.
-type KillerFunc func(ctx context.Context, sessions []string) error
+type KillerFunc func(ctx context.Context, sessions []Ref) error
 
 // Kill implements Killer.
-func (f KillerFunc) Kill(ctx context.Context, sessions []string) error { return f(ctx, sessions) }
+func (f KillerFunc) Kill(ctx context.Context, sessions []Ref) error { return f(ctx, sessions) }
+
+// Places says where addresses are. It is asked behind requests, never on their way.
+type Places interface {
+	Place(address netip.Addr) Place
+}
 
 // Options are what a Manager and a Tracker need from their process. Killer is required.
 type Options struct {
@@ -29,6 +38,8 @@ type Options struct {
 	Killer    Killer
 	// Devices reads user agents; nil leaves them unread.
 	Devices *Devices
+	// Places fills in where a session's address is, as far as its registration does not say; nil leaves it unknown.
+	Places  Places
 	Now     func() time.Time      // default time.Now
 	Log     *slog.Logger          // default discards
 	Metrics prometheus.Registerer // default none
@@ -101,6 +112,7 @@ func (m *Manager) Register(ctx context.Context, s Session, tier string) (Session
 	if m.options.Devices != nil {
 		s.Device = m.options.Devices.Describe(s.Device)
 	}
+	s.Place = m.locate(s.Place, s.Address)
 	if err := s.Validate(); err != nil {
 		return Session{}, err
 	}
@@ -112,11 +124,28 @@ func (m *Manager) Register(ctx context.Context, s Session, tier string) (Session
 		return Session{}, fmt.Errorf("register session: %w", err)
 	}
 	for _, stored := range o.Sessions {
-		if stored.ID == s.ID {
+		if stored.ID == s.ID && (s.Issuer == "" || stored.Issuer == s.Issuer) {
 			return stored, nil
 		}
 	}
 	return Session{}, fmt.Errorf("register session: %w", ErrEnded)
+}
+
+// locate fills in what is known of the address. A country that was told wins, and with it no city of another.
+func (m *Manager) locate(p Place, address string) Place {
+	if m.options.Places == nil || p.City != "" {
+		return p
+	}
+	a, err := netip.ParseAddr(address)
+	if err != nil {
+		return p
+	}
+	found := m.options.Places.Place(a)
+	if p.Country == "" || p.Country == found.Country {
+		found.Country, found.City = cut(found.Country, maxName), cut(found.City, maxName)
+		return found
+	}
+	return p
 }
 
 // List returns the user's sessions, oldest first.
@@ -131,37 +160,63 @@ func (m *Manager) List(ctx context.Context, user string) ([]Session, error) {
 	return o.Sessions, nil
 }
 
-// End ends one session. One that is not registered is killed all the same, and ErrNotFound is returned.
-func (m *Manager) End(ctx context.Context, user, id string) error {
-	if id == "" {
+// End ends one session: of whichever issuer, where r names none. One that is not registered is killed all the same, and
+// ErrNotFound is returned.
+func (m *Manager) End(ctx context.Context, user string, r Ref) error {
+	if r.ID == "" {
 		return fmt.Errorf("%w: id is missing", ErrInvalid)
 	}
-	n, err := m.end(ctx, user, Which{Only: id})
+	n, err := m.end(ctx, user, Which{Issuer: r.Issuer, Only: r.ID})
 	if err == nil && n == 0 {
 		return ErrNotFound
 	}
 	return err
 }
 
-// EndOthers ends all of the user's sessions but one, and tells how many there were.
-func (m *Manager) EndOthers(ctx context.Context, user, keep string) (int, error) {
-	if keep == "" {
+// EndOthers ends all of the user's sessions with an issuer but one, and tells how many there were. Without an issuer it
+// is all of them.
+func (m *Manager) EndOthers(ctx context.Context, user string, keep Ref) (int, error) {
+	if keep.ID == "" {
 		return 0, fmt.Errorf("%w: id of the session to keep is missing", ErrInvalid)
 	}
-	return m.end(ctx, user, Which{Except: keep})
+	return m.end(ctx, user, Which{Issuer: keep.Issuer, Except: keep.ID})
 }
 
-// EndAll ends all of the user's sessions, and tells how many there were. The reason is for audit trails, which are the
-// caller's.
-func (m *Manager) EndAll(ctx context.Context, user, _ string) (int, error) {
-	return m.end(ctx, user, Which{})
+// EndAll ends all of the user's sessions with an issuer, or with whichever where it is empty, and tells how many there
+// were.
+func (m *Manager) EndAll(ctx context.Context, user, issuer string) (int, error) {
+	return m.end(ctx, user, Which{Issuer: issuer})
+}
+
+// EndWhosever ends a session whose user is not known, and tells how many there were. It kills nothing that is not
+// registered.
+func (m *Manager) EndWhosever(ctx context.Context, r Ref) (int, error) {
+	if r.ID == "" || len(r.ID) > maxName || len(r.Issuer) > maxName {
+		return 0, fmt.Errorf("%w: id is missing or longer than %d bytes", ErrInvalid, maxName)
+	}
+	users, err := m.store.Owners(ctx, r)
+	if err != nil {
+		return 0, fmt.Errorf("end session: %w", err)
+	}
+	all := 0
+	for _, user := range users {
+		n, err := m.end(ctx, user, Which{Issuer: r.Issuer, Only: r.ID})
+		if err != nil {
+			return all, err
+		}
+		all += n
+	}
+	return all, nil
 }
 
 func (m *Manager) end(ctx context.Context, user string, which Which) (int, error) {
-	for _, name := range []string{user, which.Only, which.Except} {
+	for _, name := range []string{user, which.Issuer, which.Only, which.Except} {
 		if user == "" || len(name) > maxName {
-			return 0, fmt.Errorf("%w: user or id is missing or longer than %d bytes", ErrInvalid, maxName)
+			return 0, fmt.Errorf("%w: user, issuer or id is missing or longer than %d bytes", ErrInvalid, maxName)
 		}
+	}
+	if strings.ContainsFunc(which.Issuer, unicode.IsControl) {
+		return 0, fmt.Errorf("%w: issuer has control characters", ErrInvalid)
 	}
 	o, err := m.store.End(ctx, user, which, m.limits(""), m.options.Now())
 	if err != nil {
@@ -186,9 +241,9 @@ func (m *Manager) pay(ctx context.Context, user string, o Outcome, cause string)
 	return m.store.Settle(ctx, user, o.Owed)
 }
 
-func (m *Manager) kill(ctx context.Context, ids []string) error {
-	if err := m.options.Killer.Kill(ctx, ids); err != nil {
-		return fmt.Errorf("%w: revoke %d sessions: %w", ErrUnavailable, len(ids), err)
+func (m *Manager) kill(ctx context.Context, refs []Ref) error {
+	if err := m.options.Killer.Kill(ctx, refs); err != nil {
+		return fmt.Errorf("%w: revoke %d sessions: %w", ErrUnavailable, len(refs), err)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -22,13 +23,13 @@ type killer struct {
 	err    error
 }
 
-func (k *killer) Kill(_ context.Context, sessions []string) error {
+func (k *killer) Kill(_ context.Context, sessions []Ref) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.err != nil {
 		return k.err
 	}
-	k.killed = append(k.killed, sessions...)
+	k.killed = append(k.killed, texts(sessions)...)
 	slices.Sort(k.killed)
 	k.killed = slices.Compact(k.killed)
 	return nil
@@ -83,7 +84,7 @@ func newManager(t *testing.T, store Store, c Config) rig {
 func (b rig) login(t *testing.T, user, id, tier string) {
 	t.Helper()
 	b.clock.advance(time.Second)
-	if _, err := b.Register(t.Context(), Session{User: user, ID: id}, tier); err != nil {
+	if _, err := b.Register(t.Context(), Session{User: user, Ref: ref(id)}, tier); err != nil {
 		t.Fatalf("register %s: %v", id, err)
 	}
 }
@@ -118,25 +119,25 @@ func TestManagerKillsWhatEnds(t *testing.T) {
 		b.login(t, "u", "d", "enterprise")
 		b.expect(t, "u", "b c d", "a")
 		ctx := t.Context()
-		if err := b.End(ctx, "u", "c"); err != nil {
+		if err := b.End(ctx, "u", ref("c")); err != nil {
 			t.Error(err)
 		}
 		b.expect(t, "u", "b d", "a c")
-		if n, err := b.EndOthers(ctx, "u", "d"); n != 1 || err != nil {
+		if n, err := b.EndOthers(ctx, "u", ref("d")); n != 1 || err != nil {
 			t.Errorf("end others: %d, %v", n, err)
 		}
 		b.expect(t, "u", "d", "a b c")
-		if n, err := b.EndAll(ctx, "u", "breach"); n != 1 || err != nil {
+		if n, err := b.EndAll(ctx, "u", ""); n != 1 || err != nil {
 			t.Errorf("end all: %d, %v", n, err)
 		}
 		b.expect(t, "u", "", "a b c d")
 
 		// A session that was never registered dies all the same.
-		if err := b.End(ctx, "u", "x"); !errors.Is(err, ErrNotFound) {
+		if err := b.End(ctx, "u", ref("x")); !errors.Is(err, ErrNotFound) {
 			t.Errorf("end an unknown session: %v, want ErrNotFound", err)
 		}
 		b.expect(t, "u", "", "a b c d x")
-		if _, err := b.Register(ctx, Session{User: "u", ID: "x"}, ""); !errors.Is(err, ErrEnded) {
+		if _, err := b.Register(ctx, Session{User: "u", Ref: ref("x")}, ""); !errors.Is(err, ErrEnded) {
 			t.Errorf("register what has ended: %v, want ErrEnded", err)
 		}
 		b.login(t, "u", "y", "")
@@ -154,10 +155,10 @@ func TestDebtsArePaidLater(t *testing.T) {
 			b.login(t, "u", id, "")
 		}
 		b.killer.fail(errors.New("away"))
-		if _, err := b.Register(ctx, Session{User: "u", ID: "c"}, ""); !errors.Is(err, ErrUnavailable) {
+		if _, err := b.Register(ctx, Session{User: "u", Ref: ref("c")}, ""); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("register: %v, want ErrUnavailable", err)
 		}
-		if err := b.End(ctx, "u", "b"); !errors.Is(err, ErrUnavailable) {
+		if err := b.End(ctx, "u", ref("b")); !errors.Is(err, ErrUnavailable) {
 			t.Errorf("end: %v, want ErrUnavailable", err)
 		}
 		b.expect(t, "u", "c", "")
@@ -174,23 +175,27 @@ func TestManagerRefuses(t *testing.T) {
 	ctx, long := t.Context(), strings.Repeat("x", 300)
 	for name, s := range map[string]Session{
 		"no id":           {User: "u"},
-		"no user":         {ID: "s"},
-		"long id":         {User: "u", ID: long},
-		"long user":       {User: long, ID: "s"},
-		"long user agent": {User: "u", ID: "s", Device: Device{UserAgent: strings.Repeat("x", 600)}},
-		"long city":       {User: "u", ID: "s", Place: Place{City: long}},
+		"no user":         {Ref: ref("s")},
+		"long issuer":     {User: "u", Ref: Ref{long, "s"}},
+		"issuer controls": {User: "u", Ref: Ref{"x\n", "s"}},
+		"long id":         {User: "u", Ref: ref(long)},
+		"long user":       {User: long, Ref: ref("s")},
+		"long user agent": {User: "u", Ref: ref("s"), Device: Device{UserAgent: strings.Repeat("x", 600)}},
+		"long city":       {User: "u", Ref: ref("s"), Place: Place{City: long}},
 	} {
 		if _, err := b.Register(ctx, s, ""); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v, want ErrInvalid", name, err)
 		}
 	}
 	for name, err := range map[string]error{
-		"end nothing":      b.End(ctx, "u", ""),
-		"end of nobody":    b.End(ctx, "", "s"),
-		"end, long":        b.End(ctx, "u", long),
-		"keep nothing":     second(b.EndOthers(ctx, "u", "")),
+		"end nothing":      b.End(ctx, "u", ref("")),
+		"end of nobody":    b.End(ctx, "", ref("s")),
+		"end, long":        b.End(ctx, "u", ref(long)),
+		"end, controls":    b.End(ctx, "u", Ref{"\x01", "s"}),
+		"whosever nothing": second(b.EndWhosever(ctx, Ref{})),
+		"keep nothing":     second(b.EndOthers(ctx, "u", ref(""))),
 		"end all, nobody":  second(b.EndAll(ctx, "", "")),
-		"end others, long": second(b.EndOthers(ctx, "u", long)),
+		"end others, long": second(b.EndOthers(ctx, "u", ref(long))),
 	} {
 		if !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: %v, want ErrInvalid", name, err)
@@ -219,7 +224,7 @@ func TestManagerDescribesDevices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := m.Register(t.Context(), Session{User: "u", ID: "s", Device: Device{UserAgent: "curl/8.5.0"}}, "")
+	s, err := m.Register(t.Context(), Session{User: "u", Ref: ref("s"), Device: Device{UserAgent: "curl/8.5.0"}}, "")
 	if err != nil || s.Device.Name != "curl 8" || s.Created.IsZero() {
 		t.Errorf("%+v, %v", s, err)
 	}
@@ -260,4 +265,65 @@ func TestConfig(t *testing.T) {
 	if diff := cmp.Diff(want, l); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+}
+
+// atlas knows two addresses.
+type atlas struct{}
+
+func (atlas) Place(a netip.Addr) Place {
+	return map[string]Place{"192.0.2.1": {"DE", "Ulm"}, "2001:db8::1": {Country: "FR"}}[a.String()]
+}
+
+func TestPlaces(t *testing.T) {
+	m, err := NewManager(NewMemory(), DefaultConfig(), Options{Killer: &killer{}, Places: atlas{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		address    string
+		told, want Place
+	}{
+		"looked up":            {"192.0.2.1", Place{}, Place{"DE", "Ulm"}},
+		"country alone":        {"2001:db8::1", Place{}, Place{Country: "FR"}},
+		"unknown":              {"198.51.100.1", Place{}, Place{}},
+		"no address":           {"", Place{}, Place{}},
+		"told":                 {"192.0.2.1", Place{"AT", "Linz"}, Place{"AT", "Linz"}},
+		"told, city looked up": {"192.0.2.1", Place{Country: "DE"}, Place{"DE", "Ulm"}},
+		"told another country": {"192.0.2.1", Place{Country: "AT"}, Place{Country: "AT"}},
+	} {
+		s, err := m.Register(t.Context(), Session{User: name, Ref: ref("s"), Address: c.address, Place: c.told}, "")
+		if err != nil || s.Place != c.want {
+			t.Errorf("%s: %+v, %v, want %+v", name, s.Place, err, c.want)
+		}
+	}
+	// At first sight it is the registrar that looks, not Observe.
+	tr, _ := track(t, rig{Manager: m})
+	for country, want := range map[string]Place{"": {"DE", "Ulm"}, "de": {"DE", "Ulm"}, "AT": {Country: "AT"}, "XX": {"DE", "Ulm"}, "T1": {"DE", "Ulm"}} {
+		user := "of " + country
+		tr.Observe(&Sighting{User: user, Session: "s", Address: "192.0.2.1", Country: country, At: time.Now()})
+		eventually(t, user, func() bool {
+			all, err := m.List(t.Context(), user)
+			return err == nil && len(all) == 1 && all[0].Place == want
+		})
+	}
+}
+
+// A session whose user is not known ends by its issuer's name for it.
+func TestEndWhosever(t *testing.T) {
+	onEach(t, func(t *testing.T, s Store) {
+		b := newManager(t, s, tiers())
+		b.login(t, "u", "x/1", "")
+		b.login(t, "v", "y/1", "")
+		b.login(t, "w", "1", "") // by whichever issuer
+		if n, err := b.EndWhosever(t.Context(), ref("x/1")); n != 2 || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+		b.expect(t, "u", "", "x/1")
+		b.expect(t, "v", "y/1", "x/1")
+		b.expect(t, "w", "", "x/1")
+		if n, err := b.EndWhosever(t.Context(), ref("x/none")); n != 0 || err != nil {
+			t.Errorf("%d, %v", n, err)
+		}
+		b.expect(t, "v", "y/1", "x/1")
+	})
 }

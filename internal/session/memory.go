@@ -34,7 +34,7 @@ func (m *Memory) on(user string, f func(*account)) {
 // Register implements Store.
 func (m *Memory) Register(_ context.Context, s Session, l Limits, now time.Time) (o Outcome, err error) {
 	m.on(s.User, func(a *account) {
-		var ended []string
+		var ended []Ref
 		ended, err = a.register(s, l, millis(now))
 		o = a.outcome(ended)
 	})
@@ -61,7 +61,7 @@ func (m *Memory) Touch(_ context.Context, seen []Seen, l Limits, now time.Time) 
 	outcomes := make([]Outcome, len(seen))
 	for i, s := range seen {
 		m.on(s.User, func(a *account) {
-			a.touch(s.ID, millis(s.At), l, millis(now))
+			a.touch(s.Ref, millis(s.At), l, millis(now))
 			outcomes[i] = a.outcome(nil)
 		})
 	}
@@ -69,13 +69,29 @@ func (m *Memory) Touch(_ context.Context, seen []Seen, l Limits, now time.Time) 
 }
 
 // Settle implements Store.
-func (m *Memory) Settle(_ context.Context, user string, ids []string) error {
+func (m *Memory) Settle(_ context.Context, user string, refs []Ref) error {
 	m.on(user, func(a *account) {
-		for _, id := range ids {
-			delete(a.owed, id)
+		for _, r := range refs {
+			delete(a.owed, r)
 		}
 	})
 	return nil
+}
+
+// Owners implements Store.
+func (m *Memory) Owners(_ context.Context, r Ref) ([]string, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var users []string
+	for user, a := range m.users {
+		for s := range a.live {
+			if s.ID == r.ID && (s.Issuer == r.Issuer || s.Issuer == "") {
+				users = append(users, user)
+				break
+			}
+		}
+	}
+	return users, nil
 }
 
 // millis cuts a time to the millisecond, as stores keep it.

@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -38,21 +40,59 @@ func owedKey(user string) string {
 	return redisconn.Prefix + "session:{" + redisconn.Escape(user) + "}:owed"
 }
 
+// ownersKey is the set of users who have a session.
+func ownersKey(r Ref) string { return redisconn.Key("session", "owners", r.Issuer, r.ID) }
+
+// member is how the script keeps a session's name; someIssuer sets its own apart.
+func (r Ref) member() string { return r.Issuer + "\n" + r.ID }
+
+func readMember(text string) (Ref, error) {
+	issuer, id, ok := strings.Cut(text, "\n")
+	if !ok {
+		return Ref{}, errShape
+	}
+	return Ref{issuer, id}, nil
+}
+
 // description is what of a session never changes by itself.
 type description struct {
-	Issuer  string `json:"issuer,omitempty"`
 	Device  Device `json:"device"`
 	Address string `json:"address,omitempty"`
 	Place   Place  `json:"place"`
 }
 
-// Register implements Store.
+// Register implements Store. The owner is noted first, so that no session is without.
 func (r *Redis) Register(ctx context.Context, s Session, l Limits, now time.Time) (Outcome, error) {
-	about, err := json.Marshal(description{s.Issuer, s.Device, s.Address, s.Place})
+	about, err := json.Marshal(description{s.Device, s.Address, s.Place})
 	if err != nil {
 		return Outcome{}, fmt.Errorf("describe session: %w", err)
 	}
-	return r.do(ctx, s.User, l, now, "register", s.ID, about, l.Max, string(l.Policy), s.Inferred)
+	_, err = r.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		pipe.SAdd(ctx, ownersKey(s.Ref), s.User)
+		pipe.PExpire(ctx, ownersKey(s.Ref), l.keep())
+		return nil
+	})
+	if err != nil {
+		return Outcome{}, fmt.Errorf("%w: note the owner: %w", ErrUnavailable, err)
+	}
+	return r.do(ctx, s.User, l, now, "register", s.Issuer, s.ID, about, l.Max, string(l.Policy), s.Inferred)
+}
+
+// Owners implements Store.
+func (r *Redis) Owners(ctx context.Context, ref Ref) ([]string, error) {
+	var found [2]*redis.StringSliceCmd
+	_, err := r.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		for i, key := range [2]string{ownersKey(ref), ownersKey(Ref{ID: ref.ID})} {
+			found[i] = pipe.SMembers(ctx, key)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: owners: %w", ErrUnavailable, err)
+	}
+	users := slices.Concat(found[0].Val(), found[1].Val())
+	slices.Sort(users)
+	return slices.Compact(users), nil
 }
 
 // List implements Store.
@@ -62,7 +102,7 @@ func (r *Redis) List(ctx context.Context, user string, l Limits, now time.Time) 
 
 // End implements Store.
 func (r *Redis) End(ctx context.Context, user string, which Which, l Limits, now time.Time) (Outcome, error) {
-	return r.do(ctx, user, l, now, "end", which.Only, which.Except)
+	return r.do(ctx, user, l, now, "end", which.Issuer, which.Only, which.Except)
 }
 
 // Touch implements Store, in one round trip.
@@ -96,23 +136,28 @@ func (r *Redis) touch(ctx context.Context, seen []Seen, l Limits, now time.Time)
 	replies := make([]*redis.Cmd, len(seen))
 	_, err := r.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for i, s := range seen {
-			replies[i] = r.script.EvalSha(ctx, pipe, keys(s.User), arguments(l, now, "touch", s.ID, s.At.UnixMilli())...)
+			replies[i] = r.script.EvalSha(ctx, pipe, keys(s.User), arguments(l, now, "touch", s.Issuer, s.ID, s.At.UnixMilli())...)
 		}
 		return nil
 	})
 	return replies, err
 }
 
-// Settle implements Store.
-func (r *Redis) Settle(ctx context.Context, user string, ids []string) error {
-	if len(ids) == 0 {
+// Settle implements Store. What is settled needs no owner any more.
+func (r *Redis) Settle(ctx context.Context, user string, refs []Ref) error {
+	if len(refs) == 0 {
 		return nil
 	}
-	members := make([]any, len(ids))
-	for i, id := range ids {
-		members[i] = id
-	}
-	if err := r.rdb.SRem(ctx, owedKey(user), members...).Err(); err != nil {
+	_, err := r.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		members := make([]any, len(refs))
+		for i, ref := range refs {
+			members[i] = ref.member()
+			pipe.SRem(ctx, ownersKey(ref), user)
+		}
+		pipe.SRem(ctx, owedKey(user), members...)
+		return nil
+	})
+	if err != nil {
 		return fmt.Errorf("%w: settle: %w", ErrUnavailable, err)
 	}
 	return nil
@@ -157,10 +202,10 @@ func readReply(reply []any, user string) (status string, o Outcome, err error) {
 	if !ok {
 		return "", Outcome{}, errShape
 	}
-	if o.Ended, err = texts(reply[1]); err != nil {
+	if o.Ended, err = refs(reply[1]); err != nil {
 		return "", Outcome{}, err
 	}
-	if o.Owed, err = texts(reply[2]); err != nil {
+	if o.Owed, err = refs(reply[2]); err != nil {
 		return "", Outcome{}, err
 	}
 	for rest := reply[head:]; len(rest) > 0; rest = rest[each:] {
@@ -173,15 +218,17 @@ func readReply(reply []any, user string) (status string, o Outcome, err error) {
 	return status, o, nil
 }
 
-func texts(v any) ([]string, error) {
+func refs(v any) ([]Ref, error) {
 	list, ok := v.([]any)
 	if !ok {
 		return nil, errShape
 	}
-	out := make([]string, len(list))
+	out := make([]Ref, len(list))
 	for i, item := range list {
-		if out[i], ok = item.(string); !ok {
-			return nil, errShape
+		text, _ := item.(string)
+		var err error
+		if out[i], err = readMember(text); err != nil {
+			return nil, err
 		}
 	}
 	return out, nil
@@ -195,7 +242,11 @@ func readSession(fields []any, user string) (Session, error) {
 			return Session{}, errShape
 		}
 	}
-	s := Session{ID: field[0], User: user}
+	s := Session{User: user}
+	var err error
+	if s.Ref, err = readMember(field[0]); err != nil {
+		return Session{}, err
+	}
 	for i, at := range []*time.Time{&s.Created, &s.LastSeen} {
 		n, err := strconv.ParseFloat(field[i+1], 64)
 		if err != nil {
@@ -207,6 +258,6 @@ func readSession(fields []any, user string) (Session, error) {
 	if err := json.Unmarshal([]byte(field[3]), &about); err != nil {
 		return Session{}, fmt.Errorf("description of a session: %w", err)
 	}
-	s.Issuer, s.Device, s.Address, s.Place = about.Issuer, about.Device, about.Address, about.Place
+	s.Device, s.Address, s.Place = about.Device, about.Address, about.Place
 	return s, nil
 }

@@ -4,17 +4,25 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
+	"unicode"
 )
+
+// Ref names a session of a user. An id is its issuer's own: the same id of another issuer is another session.
+type Ref struct {
+	// Issuer is who issues the session's tokens; empty where that is unknown. Such a session, which a login service
+	// registered without saying, takes the issuer of the first token that is seen in it.
+	Issuer string
+	// ID is the token's sid, or its jti.
+	ID string
+}
 
 // Session is one login of a user.
 type Session struct {
-	// ID is the token's sid, or its jti. Unique for the user.
-	ID string
 	// User is the token's subject.
 	User string
-	// Issuer is who issued the session's tokens; it may be empty.
-	Issuer string
+	Ref
 	Device Device
 	// Address is the client's address at registration, as text; it may be empty.
 	Address string
@@ -134,17 +142,24 @@ func (s *Session) Validate() error {
 			return fmt.Errorf("%w: %s is longer than %d bytes", ErrInvalid, field.name, field.most)
 		}
 	}
+	if strings.ContainsFunc(s.Issuer, unicode.IsControl) { // stores set it apart from the id by one
+		return fmt.Errorf("%w: issuer has control characters", ErrInvalid)
+	}
 	return nil
 }
 
 // Which names sessions of a user to end.
 type Which struct {
-	// Only ends this session; Except ends all but this one; neither ends all.
+	// Issuer leaves the sessions of other issuers alone; empty means whichever. A session of an unknown issuer may be any
+	// one's.
+	Issuer string
+	// Only ends the session of this id; Except ends all but that; neither ends all.
 	Only, Except string
 }
 
-func (w Which) covers(id string) bool {
-	return (w.Only == "" || w.Only == id) && (w.Except == "" || w.Except != id)
+func (w Which) covers(r Ref) bool {
+	return (w.Issuer == "" || r.Issuer == "" || w.Issuer == r.Issuer) &&
+		(w.Only == "" || w.Only == r.ID) && (w.Except == "" || w.Except != r.ID)
 }
 
 // Outcome is what a store's operation leaves behind.
@@ -152,15 +167,16 @@ type Outcome struct {
 	// Sessions are the user's, oldest first; Created breaks ties by ID.
 	Sessions []Session
 	// Ended are the sessions that this operation ended on demand or to make room; idle and old ones are not counted.
-	Ended []string
+	Ended []Ref
 	// Owed are sessions that have ended and whose tokens are still to be revoked, in no order.
-	Owed []string
+	Owed []Ref
 }
 
 // Seen says that a session was seen.
 type Seen struct {
-	User, ID string
-	At       time.Time
+	User string
+	Ref
+	At time.Time
 }
 
 // Store keeps sessions. Each operation on a user is atomic: it first ends what is idle or too old at now, then does its
@@ -168,15 +184,18 @@ type Seen struct {
 type Store interface {
 	// Register adds a session created at now, making room by the limits. A session that is there already is kept, seen
 	// now, and is not counted twice; its description is replaced unless s is Inferred. It returns ErrTooMany or ErrEnded;
-	// the outcome's Owed holds even then.
+	// the outcome's Owed holds even then. A known session of an unknown issuer takes the issuer of s; where s names none,
+	// it is the oldest session of that id.
 	Register(ctx context.Context, s Session, l Limits, now time.Time) (Outcome, error)
 	// List returns the user's sessions.
 	List(ctx context.Context, user string, l Limits, now time.Time) (Outcome, error)
 	// End ends some of the user's sessions. A session named by Which.Only that the user does not have, and that has left
-	// no tombstone, makes one: it cannot be registered afterwards, and is owed a kill.
+	// no tombstone, makes one, of the issuer that Which names: it cannot be registered afterwards, and is owed a kill.
 	End(ctx context.Context, user string, which Which, l Limits, now time.Time) (Outcome, error)
 	// Touch moves LastSeen of sessions forward; what is not there is passed over. There is an outcome for each.
 	Touch(ctx context.Context, seen []Seen, l Limits, now time.Time) ([]Outcome, error)
 	// Settle notes that sessions' tokens were revoked.
-	Settle(ctx context.Context, user string, ids []string) error
+	Settle(ctx context.Context, user string, refs []Ref) error
+	// Owners returns the users who have or lately had the session; one of an unknown issuer may be any one's.
+	Owners(ctx context.Context, r Ref) ([]string, error)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -32,19 +33,37 @@ func onEach(t *testing.T, f func(t *testing.T, s Store)) {
 	t.Run("embedded", func(t *testing.T) { t.Parallel(); f(t, NewRedis(redistest.Client(t, redistest.Embedded(t)))) })
 }
 
-func ids(sessions []Session) []string {
+// ref reads "id" or "issuer/id".
+func ref(text string) Ref {
+	issuer, id, ok := strings.Cut(text, "/")
+	if !ok {
+		return Ref{ID: text}
+	}
+	return Ref{issuer, id}
+}
+
+func texts(refs []Ref) []string {
 	list := []string{}
-	for _, s := range sessions {
-		list = append(list, s.ID)
+	for _, r := range refs {
+		list = append(list, strings.TrimPrefix(r.Issuer+"/"+r.ID, "/"))
 	}
 	return list
+}
+
+func ids(sessions []Session) []string {
+	refs := make([]Ref, len(sessions))
+	for i, s := range sessions {
+		refs[i] = s.Ref
+	}
+	return texts(refs)
 }
 
 // expect compares an outcome with ids: the sessions oldest first, what the operation ended, what is owed.
 func expect(t *testing.T, o Outcome, sessions, ended, owed string) {
 	t.Helper()
-	slices.Sort(o.Owed)
-	got := [3]string{fmt.Sprint(ids(o.Sessions)), fmt.Sprint(o.Ended), fmt.Sprint(o.Owed)}
+	owes := texts(o.Owed)
+	slices.Sort(owes)
+	got := [3]string{fmt.Sprint(ids(o.Sessions)), fmt.Sprint(texts(o.Ended)), fmt.Sprint(owes)}
 	if diff := cmp.Diff([3]string{sessions, ended, owed}, got); diff != "" {
 		t.Errorf("sessions, ended, owed (-want +got):\n%s", diff)
 	}
@@ -52,7 +71,7 @@ func expect(t *testing.T, o Outcome, sessions, ended, owed string) {
 
 func mustRegister(t *testing.T, s Store, user, id string, l Limits, now time.Time) Outcome {
 	t.Helper()
-	o, err := s.Register(t.Context(), Session{User: user, ID: id}, l, now)
+	o, err := s.Register(t.Context(), Session{User: user, Ref: ref(id)}, l, now)
 	if err != nil {
 		t.Fatalf("register %s: %v", id, err)
 	}
@@ -62,7 +81,7 @@ func mustRegister(t *testing.T, s Store, user, id string, l Limits, now time.Tim
 func TestDescriptionIsKept(t *testing.T) {
 	onEach(t, func(t *testing.T, s Store) {
 		want := Session{
-			ID: "s:1{}%", User: "ali:ce{}", Issuer: "https://issuer.example", Address: "2001:db8::1",
+			User: "ali:ce{}", Ref: Ref{"https://issuer.example", "s:1\n{}%"}, Address: "2001:db8::1",
 			Device: Device{ID: "d", Name: "Ä phone", UserAgent: "curl/8", Browser: "curl 8", System: "Linux", Model: "X"},
 			Place:  Place{Country: "DE", City: "Köln"}, Created: start, LastSeen: start,
 		}
@@ -82,7 +101,7 @@ func TestDescriptionIsKept(t *testing.T) {
 			t.Errorf("registered again: %v (-want +got):\n%s", err, diff)
 		}
 		// What a request tells replaces nothing that the login service told.
-		seen := Session{ID: want.ID, User: want.User, Address: "198.51.100.1", Inferred: true}
+		seen := Session{Ref: want.Ref, User: want.User, Address: "198.51.100.1", Inferred: true}
 		want.LastSeen = at(2 * time.Minute)
 		o, err = s.Register(t.Context(), seen, limits(), at(2*time.Minute))
 		if diff := cmp.Diff([]Session{want}, o.Sessions); diff != "" || err != nil {
@@ -125,14 +144,14 @@ func TestRefuseNew(t *testing.T) {
 		l.Max, l.Policy = 2, RefuseNew
 		mustRegister(t, s, "u", "a", l, at(0))
 		mustRegister(t, s, "u", "b", l, at(1))
-		o, err := s.Register(t.Context(), Session{User: "u", ID: "c"}, l, at(2))
+		o, err := s.Register(t.Context(), Session{User: "u", Ref: ref("c")}, l, at(2))
 		if !errors.Is(err, ErrTooMany) {
 			t.Errorf("third: %v, want ErrTooMany", err)
 		}
 		expect(t, o, "[a b]", "[]", "[]")
 		mustRegister(t, s, "u", "a", l, at(30*time.Minute))
 		// b is idle by now and makes room.
-		o, err = s.Register(t.Context(), Session{User: "u", ID: "c"}, l, at(61*time.Minute))
+		o, err = s.Register(t.Context(), Session{User: "u", Ref: ref("c")}, l, at(61*time.Minute))
 		if err != nil {
 			t.Errorf("after b went idle: %v", err)
 		}
@@ -147,7 +166,7 @@ func TestTimeouts(t *testing.T) {
 		mustRegister(t, s, "u", "idle", l, at(0))
 		mustRegister(t, s, "u", "used", l, at(0))
 		for _, after := range []time.Duration{9 * time.Second, 18 * time.Second} {
-			if _, err := s.Touch(t.Context(), []Seen{{"u", "used", at(after)}}, l, at(after)); err != nil {
+			if _, err := s.Touch(t.Context(), []Seen{{"u", ref("used"), at(after)}}, l, at(after)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -172,11 +191,11 @@ func TestTouchMovesForwardOnly(t *testing.T) {
 		mustRegister(t, s, "u", "a", limits(), at(0))
 		mustRegister(t, s, "v", "a", limits(), at(0))
 		touches := []Seen{
-			{"u", "a", at(5 * time.Second)},
-			{"u", "a", at(3 * time.Second)},
-			{"v", "a", at(-time.Second)},
-			{"u", "unknown", at(9 * time.Second)},
-			{"w", "a", at(9 * time.Second)},
+			{"u", ref("a"), at(5 * time.Second)},
+			{"u", ref("a"), at(3 * time.Second)},
+			{"v", ref("a"), at(-time.Second)},
+			{"u", ref("unknown"), at(9 * time.Second)},
+			{"w", ref("a"), at(9 * time.Second)},
 		}
 		outcomes, err := s.Touch(t.Context(), touches, limits(), at(9*time.Second))
 		if err != nil || len(outcomes) != len(touches) {
@@ -213,7 +232,7 @@ func TestEnd(t *testing.T) {
 		expect(t, end(Which{Only: "b"}), "[a c d]", "[b]", "[b]")
 		expect(t, end(Which{Only: "b"}), "[a c d]", "[]", "[b]")
 		expect(t, end(Which{Only: "x"}), "[a c d]", "[]", "[b x]")
-		if err := s.Settle(t.Context(), "u", []string{"b", "x"}); err != nil {
+		if err := s.Settle(t.Context(), "u", []Ref{ref("b"), ref("x")}); err != nil {
 			t.Fatal(err)
 		}
 		expect(t, end(Which{Except: "c"}), "[c]", "[a d]", "[a d]")
@@ -235,7 +254,7 @@ func TestTombstones(t *testing.T) {
 		if _, err := s.End(ctx, "u", Which{}, l, at(0)); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Settle(ctx, "u", []string{"a"}); err != nil {
+		if err := s.Settle(ctx, "u", []Ref{ref("a")}); err != nil {
 			t.Fatal(err)
 		}
 		for _, c := range []struct {
@@ -247,7 +266,7 @@ func TestTombstones(t *testing.T) {
 			{"a", l.Tombstone, nil},
 			{"b", l.Tombstone, ErrEnded},
 		} {
-			_, err := s.Register(ctx, Session{User: "u", ID: c.id}, l, at(c.after))
+			_, err := s.Register(ctx, Session{User: "u", Ref: ref(c.id)}, l, at(c.after))
 			if !errors.Is(err, c.want) {
 				t.Errorf("%s after %s: %v, want %v", c.id, c.after, err, c.want)
 			}
@@ -269,7 +288,7 @@ func TestRaceOfLogins(t *testing.T) {
 				refused := 0
 				for i := range logins {
 					wg.Go(func() {
-						o, err := s.Register(context.Background(), Session{User: "u", ID: strconv.Itoa(i)}, l, start)
+						o, err := s.Register(context.Background(), Session{User: "u", Ref: ref(strconv.Itoa(i))}, l, start)
 						mu.Lock()
 						defer mu.Unlock()
 						switch {
@@ -317,20 +336,23 @@ func TestStoresAgreeWithTheModel(t *testing.T) {
 			Idle:   20 * time.Second, Absolute: 60 * time.Second, Tombstone: 100 * time.Second,
 		}
 		now := start
-		dead := map[string]time.Time{} // when a session was first seen to have ended
-		names := rapid.SampledFrom([]string{"a", "b", "c", "d", "e"})
-		optional := rapid.SampledFrom([]string{"", "a", "b", "c", "d", "e"})
+		dead := map[Ref]time.Time{} // when a session was first seen to have ended
+		issuers := rapid.SampledFrom([]string{"", "x", "y"})
+		names := rapid.SampledFrom([]string{"a", "b", "c"})
+		optional := rapid.SampledFrom([]string{"", "a", "b", "c"})
+		draw := func(rt *rapid.T) Ref { return Ref{issuers.Draw(rt, "issuer"), names.Draw(rt, "id")} }
+		order := func(x, y Ref) int { return strings.Compare(x.member(), y.member()) }
 
 		// same runs an operation everywhere, compares, and returns the outcome.
 		same := func(rt *rapid.T, op func(Store) (Outcome, error)) Outcome {
 			want, wantErr := op(under["memory"])
-			slices.Sort(want.Owed)
+			slices.SortFunc(want.Owed, order)
 			for name, s := range under {
 				if name == "memory" {
 					continue
 				}
 				got, err := op(s)
-				slices.Sort(got.Owed)
+				slices.SortFunc(got.Owed, order)
 				if !errors.Is(err, wantErr) || (err == nil) != (wantErr == nil) {
 					rt.Fatalf("%s: %v, memory: %v", name, err, wantErr)
 				}
@@ -342,22 +364,24 @@ func TestStoresAgreeWithTheModel(t *testing.T) {
 				rt.Fatalf("%d sessions, cap %d", len(want.Sessions), l.Max)
 			}
 			for _, s := range want.Sessions {
-				if ended, is := dead[s.ID]; is && now.Before(ended.Add(l.Tombstone)) {
-					rt.Fatalf("%s came back", s.ID)
+				for _, r := range []Ref{s.Ref, {ID: s.ID}} {
+					if ended, is := dead[r]; is && now.Before(ended.Add(l.Tombstone)) {
+						rt.Fatalf("%s came back", r)
+					}
 				}
-				delete(dead, s.ID)
+				delete(dead, s.Ref)
 				if !now.Before(s.LastSeen.Add(l.Idle)) || !now.Before(s.Created.Add(l.Absolute)) {
 					rt.Fatalf("%+v should have timed out at %s", s, now)
 				}
 			}
-			for _, id := range want.Ended {
-				if !slices.Contains(want.Owed, id) {
-					rt.Fatalf("%s ended and is not owed a kill", id)
+			for _, r := range want.Ended {
+				if !slices.Contains(want.Owed, r) {
+					rt.Fatalf("%s ended and is not owed a kill", r)
 				}
 			}
-			for _, id := range want.Owed {
-				if _, is := dead[id]; !is {
-					dead[id] = now
+			for _, r := range want.Owed {
+				if _, is := dead[r]; !is {
+					dead[r] = now
 				}
 			}
 			return want
@@ -367,18 +391,34 @@ func TestStoresAgreeWithTheModel(t *testing.T) {
 				now = now.Add(time.Duration(rapid.Int64Range(0, 30_000).Draw(rt, "ms")) * time.Millisecond)
 			},
 			"register": func(rt *rapid.T) {
-				id := names.Draw(rt, "id")
-				same(rt, func(s Store) (Outcome, error) { return s.Register(ctx, Session{User: "u", ID: id}, l, now) })
+				r := draw(rt)
+				o := same(rt, func(s Store) (Outcome, error) { return s.Register(ctx, Session{User: "u", Ref: r}, l, now) })
+				for _, s := range o.Sessions {
+					if s.ID != r.ID || r.Issuer != "" && s.Issuer != r.Issuer {
+						continue
+					}
+					for name, store := range under {
+						if users, err := store.Owners(ctx, s.Ref); !slices.Contains(users, "u") || err != nil {
+							rt.Fatalf("%s: owners of %s: %v, %v", name, s.Ref, users, err)
+						}
+					}
+				}
 			},
 			"end": func(rt *rapid.T) {
-				w := Which{Only: optional.Draw(rt, "only")}
+				w := Which{Issuer: issuers.Draw(rt, "issuer"), Only: optional.Draw(rt, "only")}
 				if w.Only == "" {
 					w.Except = optional.Draw(rt, "except")
 				}
-				same(rt, func(s Store) (Outcome, error) { return s.End(ctx, "u", w, l, now) })
+				before := same(rt, func(s Store) (Outcome, error) { return s.List(ctx, "u", l, now) })
+				o := same(rt, func(s Store) (Outcome, error) { return s.End(ctx, "u", w, l, now) })
+				for _, s := range before.Sessions {
+					if w.Issuer != "" && s.Issuer != "" && s.Issuer != w.Issuer && !slices.Contains(ids(o.Sessions), ids([]Session{s})[0]) {
+						rt.Fatalf("%+v ended %s, which is another issuer's", w, s.Ref)
+					}
+				}
 			},
 			"touch": func(rt *rapid.T) {
-				seen := Seen{"u", names.Draw(rt, "id"), now.Add(-time.Duration(rapid.Int64Range(0, 5000).Draw(rt, "ago")) * time.Millisecond)}
+				seen := Seen{"u", draw(rt), now.Add(-time.Duration(rapid.Int64Range(0, 5000).Draw(rt, "ago")) * time.Millisecond)}
 				same(rt, func(s Store) (Outcome, error) {
 					outcomes, err := s.Touch(ctx, []Seen{seen}, l, now)
 					if err != nil {
@@ -416,8 +456,8 @@ func TestEverythingExpires(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := rdb.Keys(ctx, "*").Val()
-	if len(found) != 5 {
-		t.Errorf("keys %v: want five", found)
+	if len(found) != 7 {
+		t.Errorf("keys %v: want five of the user and one of each session", found)
 	}
 	for _, key := range found {
 		if ttl := rdb.TTL(ctx, key).Val(); ttl <= 0 || ttl > limits().keep() {
@@ -430,11 +470,12 @@ func TestRedisTroubles(t *testing.T) {
 	away := NewRedis(redistest.Client(t, redistest.FreeAddr(t)))
 	ctx := t.Context()
 	for name, err := range map[string]error{
-		"register": second(away.Register(ctx, Session{User: "u", ID: "a"}, limits(), start)),
+		"register": second(away.Register(ctx, Session{User: "u", Ref: ref("a")}, limits(), start)),
 		"list":     second(away.List(ctx, "u", limits(), start)),
 		"end":      second(away.End(ctx, "u", Which{}, limits(), start)),
-		"touch":    second(away.Touch(ctx, []Seen{{"u", "a", start}}, limits(), start)),
-		"settle":   away.Settle(ctx, "u", []string{"a"}),
+		"touch":    second(away.Touch(ctx, []Seen{{"u", ref("a"), start}}, limits(), start)),
+		"owners":   second(away.Owners(ctx, ref("a"))),
+		"settle":   away.Settle(ctx, "u", []Ref{ref("a")}),
 	} {
 		if !errors.Is(err, ErrUnavailable) {
 			t.Errorf("%s: %v, want ErrUnavailable", name, err)
@@ -443,7 +484,7 @@ func TestRedisTroubles(t *testing.T) {
 	rdb := redistest.Client(t, redistest.Server(t))
 	s := NewRedis(rdb)
 	mustRegister(t, s, "u", "a", limits(), start)
-	if err := rdb.HSet(ctx, keys("u")[2], "a", "not json").Err(); err != nil {
+	if err := rdb.HSet(ctx, keys("u")[2], ref("a").member(), "not json").Err(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.List(ctx, "u", limits(), start); !errors.Is(err, ErrUnavailable) {
@@ -455,8 +496,10 @@ func TestRedisTroubles(t *testing.T) {
 		"no status":     {1, []any{}, []any{}},
 		"ended":         {"ok", "x", []any{}},
 		"owed":          {"ok", []any{}, []any{1}},
-		"session":       {"ok", []any{}, []any{}, "id", nil, "1", "{}"},
-		"session times": {"ok", []any{}, []any{}, "id", "x", "1", "{}"},
+		"a name":        {"ok", []any{"id"}, []any{}},
+		"session":       {"ok", []any{}, []any{}, "\nid", nil, "1", "{}"},
+		"session name":  {"ok", []any{}, []any{}, "id", "1", "1", "{}"},
+		"session times": {"ok", []any{}, []any{}, "\nid", "x", "1", "{}"},
 	} {
 		if _, _, err := readReply(reply, "u"); err == nil {
 			t.Errorf("%s: the reply was read", name)
@@ -465,3 +508,61 @@ func TestRedisTroubles(t *testing.T) {
 }
 
 func second[T any](_ T, err error) error { return err }
+
+// Ids are their issuers' own: the same id of another issuer is another session.
+func TestIssuersAreApart(t *testing.T) {
+	onEach(t, func(t *testing.T, s Store) {
+		ctx, l := t.Context(), limits()
+		mustRegister(t, s, "u", "x/1", l, at(0))
+		mustRegister(t, s, "u", "y/1", l, at(1))
+		end := func(w Which, sessions, ended, owed string) {
+			t.Helper()
+			o, err := s.End(ctx, "u", w, l, at(time.Second))
+			if err != nil {
+				t.Fatal(err)
+			}
+			expect(t, o, sessions, ended, owed)
+		}
+		end(Which{Issuer: "x", Only: "1"}, "[y/1]", "[x/1]", "[x/1]")
+		end(Which{Issuer: "x"}, "[y/1]", "[]", "[x/1]")
+		if _, err := s.Register(ctx, Session{User: "u", Ref: ref("x/1")}, l, at(time.Minute)); !errors.Is(err, ErrEnded) {
+			t.Errorf("x's comes back: %v", err)
+		}
+		// Registered without an issuer: it is the one that is live, and then none.
+		expect(t, mustRegister(t, s, "u", "1", l, at(time.Minute)), "[y/1]", "[]", "[x/1]")
+		end(Which{Only: "1"}, "[]", "[y/1]", "[x/1 y/1]")
+		if _, err := s.Register(ctx, Session{User: "u", Ref: ref("1")}, l, at(time.Minute)); !errors.Is(err, ErrEnded) {
+			t.Errorf("of an unknown issuer: %v", err)
+		}
+	})
+}
+
+// A session that was registered without its issuer takes that of its first token, and is no second session.
+func TestIssuerIsLearned(t *testing.T) {
+	onEach(t, func(t *testing.T, s Store) {
+		ctx, l := t.Context(), limits()
+		told := Session{User: "u", Ref: ref("1"), Device: Device{Name: "told"}}
+		if _, err := s.Register(ctx, told, l, at(0)); err != nil {
+			t.Fatal(err)
+		}
+		seen := Session{User: "u", Ref: ref("x/1"), Device: Device{Name: "seen"}, Inferred: true}
+		o, err := s.Register(ctx, seen, l, at(time.Minute))
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, o, "[x/1]", "[]", "[]")
+		if got := o.Sessions[0]; got.Device.Name != "told" || !got.Created.Equal(at(0)) || !got.LastSeen.Equal(at(time.Minute)) {
+			t.Errorf("%+v", got)
+		}
+		if users, err := s.Owners(ctx, ref("x/1")); err != nil || !slices.Equal(users, []string{"u"}) {
+			t.Errorf("owners: %v, %v", users, err)
+		}
+		// Ended by its issuer before any token was seen, it is that issuer's alone that dies.
+		mustRegister(t, s, "v", "2", l, at(0))
+		o, err = s.End(ctx, "v", Which{Issuer: "x", Only: "2"}, l, at(time.Minute))
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, o, "[]", "[x/2]", "[x/2]")
+	})
+}

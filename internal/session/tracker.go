@@ -5,6 +5,7 @@ import (
 	"errors"
 	"hash/maphash"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,8 +17,9 @@ import (
 type Sighting struct {
 	User, Session, Issuer, Tier  string
 	DeviceID, UserAgent, Address string
-	Country, City                string
-	At                           time.Time
+	// Country is what a trusted proxy says of the address: ISO 3166-1 alpha-2, or empty.
+	Country string
+	At      time.Time
 }
 
 // Tracker notes which sessions requests come in. Observe is for the request's way: it neither waits nor, for a session
@@ -51,7 +53,12 @@ type trackerShard struct {
 	entries map[trackedSession]*tracked
 }
 
-type trackedSession struct{ user, id string }
+type trackedSession struct {
+	user string
+	Ref
+}
+
+func (s *Sighting) tracked() trackedSession { return trackedSession{s.User, Ref{s.Issuer, s.Session}} }
 
 // tracked is what a process knows of a session. Times are Unix milliseconds.
 type tracked struct {
@@ -101,7 +108,7 @@ const (
 )
 
 func (t *Tracker) shard(k trackedSession) *trackerShard {
-	return &t.shards[(maphash.String(t.seed, k.id)^maphash.String(t.seed, k.user))%trackerShards]
+	return &t.shards[(maphash.String(t.seed, k.ID)^maphash.String(t.seed, k.user))%trackerShards]
 }
 
 // Observe notes a request. A sighting without user or session is passed over.
@@ -109,7 +116,7 @@ func (t *Tracker) Observe(s *Sighting) {
 	if s.User == "" || s.Session == "" {
 		return
 	}
-	k := trackedSession{s.User, s.Session}
+	k := s.tracked()
 	shard := t.shard(k)
 	shard.mu.RLock()
 	e := shard.entries[k]
@@ -213,11 +220,11 @@ func (t *Tracker) Run(ctx context.Context) error {
 
 // admit registers a session at first sight. Its device is described from what the request said.
 func (t *Tracker) admit(ctx context.Context, s Sighting) {
-	k := trackedSession{s.User, s.Session}
+	k := s.tracked()
 	_, err := t.manager.Register(ctx, Session{
-		ID: s.Session, User: s.User, Issuer: s.Issuer, Address: cut(s.Address, maxName),
+		User: s.User, Ref: k.Ref, Address: cut(s.Address, maxName),
 		Device:   Device{ID: cut(s.DeviceID, maxName), UserAgent: clean(s.UserAgent)},
-		Place:    Place{Country: cut(s.Country, maxName), City: cut(s.City, maxName)},
+		Place:    Place{Country: alpha2(s.Country)},
 		Inferred: true,
 	}, s.Tier)
 	outcome := outcomeKnown
@@ -226,11 +233,11 @@ func (t *Tracker) admit(ctx context.Context, s Sighting) {
 		t.known(k)
 	case errors.Is(err, ErrTooMany):
 		outcome = outcomeTooMany
-		err = t.manager.End(ctx, s.User, s.Session)
+		err = t.manager.End(ctx, s.User, k.Ref)
 	case errors.Is(err, ErrEnded):
 		// Its tokens were revoked when it ended, but here is one in use.
 		outcome = outcomeEnded
-		err = t.manager.kill(ctx, []string{s.Session})
+		err = t.manager.kill(ctx, []Ref{k.Ref})
 	case errors.Is(err, ErrInvalid):
 		outcome = outcomeInvalid // and will be next time: do not ask again
 		t.known(k)
@@ -244,6 +251,15 @@ func (t *Tracker) admit(ctx context.Context, s Sighting) {
 	if err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrInvalid) && ctx.Err() == nil {
 		t.manager.options.Log.Debug("session at first sight", slog.String("outcome", outcome), slog.Any("error", err))
 	}
+}
+
+// alpha2 returns the code of a country, in capitals; empty for what is none, and for XX, which proxies say for unknown.
+func alpha2(code string) string {
+	code = strings.ToUpper(code)
+	if len(code) != 2 || code == "XX" || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+		return ""
+	}
+	return code
 }
 
 func (t *Tracker) known(k trackedSession) {
@@ -266,7 +282,7 @@ func (t *Tracker) flush(ctx context.Context) {
 			seen := e.seen.Load()
 			switch {
 			case seen > e.written.Load() && e.known.Load():
-				due = append(due, Seen{User: k.user, ID: k.id, At: time.UnixMilli(seen)})
+				due = append(due, Seen{User: k.user, Ref: k.Ref, At: time.UnixMilli(seen)})
 			case seen < idle:
 				delete(shard.entries, k)
 			}
@@ -291,8 +307,8 @@ func (t *Tracker) write(ctx context.Context, batch []Seen) error {
 	}
 	t.written.Add(float64(len(batch)))
 	for i, o := range outcomes {
-		k := trackedSession{batch[i].User, batch[i].ID}
-		if lives(o.Sessions, k.id) {
+		k := trackedSession{batch[i].User, batch[i].Ref}
+		if lives(o.Sessions, k.Ref) {
 			t.noteWritten(k, batch[i].At.UnixMilli())
 		} else {
 			t.forget(k)
@@ -313,9 +329,9 @@ func (t *Tracker) noteWritten(k trackedSession, at int64) {
 	}
 }
 
-func lives(sessions []Session, id string) bool {
+func lives(sessions []Session, r Ref) bool {
 	for _, s := range sessions {
-		if s.ID == id {
+		if s.Ref == r {
 			return true
 		}
 	}

@@ -109,7 +109,7 @@ func TestEndedSessionInUseIsKilledAgain(t *testing.T) {
 	b := newManager(t, NewMemory(), quick())
 	tr, _ := track(t, b)
 	b.login(t, "u", "a", "")
-	if err := b.End(t.Context(), "u", "a"); err != nil {
+	if err := b.End(t.Context(), "u", ref("a")); err != nil {
 		t.Fatal(err)
 	}
 	b.killer.mu.Lock()
@@ -128,7 +128,7 @@ func TestIdleSessionIsKilledAtItsNextRequest(t *testing.T) {
 		eventually(t, "registered", func() bool { return len(strings.Split(b.live(t, "u"), " ")) == 3 })
 		for range 4 {
 			b.clock.advance(b.config.Idle / 3)
-			if _, err := s.Touch(t.Context(), []Seen{{"u", "busy elsewhere", b.clock.Now()}}, b.limits(""), b.clock.Now()); err != nil {
+			if _, err := s.Touch(t.Context(), []Seen{{"u", ref("busy elsewhere"), b.clock.Now()}}, b.limits(""), b.clock.Now()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -235,7 +235,7 @@ func TestLastSightingsAreWrittenAtTheEnd(t *testing.T) {
 	b.see(tr, "u", "a")
 	eventually(t, "registered", func() bool { return b.live(t, "u") == "a" })
 	eventually(t, "known", func() bool {
-		k := trackedSession{"u", "a"}
+		k := trackedSession{"u", ref("a")}
 		sh := tr.shard(k)
 		sh.mu.RLock()
 		defer sh.mu.RUnlock()
@@ -290,7 +290,7 @@ func TestObserveDoesNotAllocate(t *testing.T) {
 
 func TestKillerFunc(t *testing.T) {
 	want := errors.New("x")
-	if err := KillerFunc(func(context.Context, []string) error { return want }).Kill(t.Context(), nil); !errors.Is(err, want) {
+	if err := KillerFunc(func(context.Context, []Ref) error { return want }).Kill(t.Context(), nil); !errors.Is(err, want) {
 		t.Error(err)
 	}
 }

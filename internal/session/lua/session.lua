@@ -1,9 +1,11 @@
 -- One operation on one user's sessions. The rules are those of rules.go.
 --
--- KEYS: created (zset: id -> when), seen (zset: id -> when), about (hash: id -> description), tombs (zset: id -> when it
---       may be forgotten), owed (set of ids whose tokens are still to be revoked)
+-- A session's name is its issuer, a line break, and its id; the issuer is empty where it is unknown.
+--
+-- KEYS: created (zset: name -> when), seen (zset: name -> when), about (hash: name -> description), tombs (zset: name ->
+--       when it may be forgotten), owed (set of names whose tokens are still to be revoked)
 -- ARGV: now, idle, absolute, tombstone, keep, operation, then the operation's own. Times and spans in milliseconds.
--- Returns: {status, ended ids, owed ids, id, created, seen, description of each session, oldest first}
+-- Returns: {status, ended names, owed names, name, created, seen, description of each session, oldest first}
 local created, seen, about, tombs, owed = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local now, idle, absolute = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local tombstone, keep, operation = tonumber(ARGV[4]), ARGV[5], ARGV[6]
@@ -13,25 +15,67 @@ local function text(n)
   return string.format('%.0f', n)
 end
 
-local function finish(id)
-  redis.call('ZREM', created, id)
-  redis.call('ZREM', seen, id)
-  redis.call('HDEL', about, id)
-  redis.call('ZADD', tombs, text(now + tombstone), id)
-  redis.call('SADD', owed, id)
+local function split(name)
+  local at = string.find(name, '\n', 1, true)
+  return string.sub(name, 1, at - 1), string.sub(name, at + 1)
 end
 
-local function finishAll(ids)
-  for _, id in ipairs(ids) do
-    finish(id)
+local function finish(name)
+  redis.call('ZREM', created, name)
+  redis.call('ZREM', seen, name)
+  redis.call('HDEL', about, name)
+  redis.call('ZADD', tombs, text(now + tombstone), name)
+  redis.call('SADD', owed, name)
+  local issuer, id = split(name)
+  if issuer ~= '' then -- and one for whoever asks without an issuer
+    redis.call('ZADD', tombs, text(now + tombstone), '\1\n' .. id)
   end
+end
+
+local function finishAll(names)
+  for _, name in ipairs(names) do
+    finish(name)
+  end
+end
+
+local function dead(issuer, id)
+  return redis.call('ZSCORE', tombs, issuer .. '\n' .. id) or redis.call('ZSCORE', tombs, '\n' .. id)
+    or (issuer == '' and redis.call('ZSCORE', tombs, '\1\n' .. id))
+end
+
+-- The name of the session that is meant. A live one of an unknown issuer takes the issuer; where that is not said, it
+-- is the oldest live one of that id.
+local function meet(issuer, id)
+  local name, unknown = issuer .. '\n' .. id, '\n' .. id
+  if redis.call('ZSCORE', created, name) then
+    return name
+  end
+  if issuer == '' then
+    for _, known in ipairs(redis.call('ZRANGE', created, 0, -1)) do
+      local _, same = split(known)
+      if same == id then
+        return known
+      end
+    end
+    return name
+  end
+  local since = redis.call('ZSCORE', created, unknown)
+  if since and not dead(issuer, id) then
+    redis.call('ZADD', created, since, name)
+    redis.call('ZADD', seen, redis.call('ZSCORE', seen, unknown), name)
+    redis.call('HSET', about, name, redis.call('HGET', about, unknown))
+    redis.call('ZREM', created, unknown)
+    redis.call('ZREM', seen, unknown)
+    redis.call('HDEL', about, unknown)
+  end
+  return name
 end
 
 finishAll(redis.call('ZRANGEBYSCORE', seen, '-inf', text(now - idle)))
 finishAll(redis.call('ZRANGEBYSCORE', created, '-inf', text(now - absolute)))
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', tombs, '-inf', text(now))) do
-  if redis.call('SISMEMBER', owed, id) == 0 then
-    redis.call('ZREM', tombs, id)
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', tombs, '-inf', text(now))) do
+  if redis.call('SISMEMBER', owed, name) == 0 then
+    redis.call('ZREM', tombs, name)
   end
 end
 
@@ -41,20 +85,21 @@ function operations.list()
   return 'ok'
 end
 
--- ARGV: id, description, cap, policy, whether the description is inferred
+-- ARGV: issuer, id, description, cap, policy, whether the description is inferred
 operations['register'] = function()
-  local id, description, cap, policy = ARGV[7], ARGV[8], tonumber(ARGV[9]), ARGV[10]
-  if redis.call('ZSCORE', tombs, id) then
-    return 'ended'
-  end
-  if redis.call('ZSCORE', created, id) then
-    if ARGV[11] ~= '1' then
-      redis.call('HSET', about, id, description)
+  local issuer, id, description, cap, policy = ARGV[7], ARGV[8], ARGV[9], tonumber(ARGV[10]), ARGV[11]
+  local name = meet(issuer, id)
+  if redis.call('ZSCORE', created, name) then
+    if ARGV[12] ~= '1' then
+      redis.call('HSET', about, name, description)
     end
-    if tonumber(redis.call('ZSCORE', seen, id)) < now then
-      redis.call('ZADD', seen, text(now), id)
+    if tonumber(redis.call('ZSCORE', seen, name)) < now then
+      redis.call('ZADD', seen, text(now), name)
     end
     return 'ok'
+  end
+  if dead(issuer, id) then
+    return 'ended'
   end
   local count = redis.call('ZCARD', created)
   if count >= cap then
@@ -67,33 +112,37 @@ operations['register'] = function()
       ended[#ended + 1] = old
     end
   end
-  redis.call('ZADD', created, text(now), id)
-  redis.call('ZADD', seen, text(now), id)
-  redis.call('HSET', about, id, description)
+  redis.call('ZADD', created, text(now), name)
+  redis.call('ZADD', seen, text(now), name)
+  redis.call('HSET', about, name, description)
   return 'ok'
 end
 
--- ARGV: only, except
+-- ARGV: issuer, only, except
 operations['end'] = function()
-  local only, except = ARGV[7], ARGV[8]
-  for _, id in ipairs(redis.call('ZRANGE', created, 0, -1)) do
-    if (only == '' or only == id) and (except == '' or except ~= id) then
-      finish(id)
-      ended[#ended + 1] = id
+  local issuer, only, except = ARGV[7], ARGV[8], ARGV[9]
+  if only ~= '' and issuer ~= '' then
+    meet(issuer, only)
+  end
+  for _, name in ipairs(redis.call('ZRANGE', created, 0, -1)) do
+    local whose, id = split(name)
+    if (issuer == '' or whose == '' or whose == issuer) and (only == '' or only == id) and (except == '' or except ~= id) then
+      finish(name)
+      ended[#ended + 1] = name
     end
   end
-  if only ~= '' and not redis.call('ZSCORE', tombs, only) then
-    finish(only)
+  if only ~= '' and not dead(issuer, only) then
+    finish(issuer .. '\n' .. only)
   end
   return 'ok'
 end
 
--- ARGV: id, when
+-- ARGV: issuer, id, when
 operations['touch'] = function()
-  local id, at = ARGV[7], tonumber(ARGV[8])
-  local last = redis.call('ZSCORE', seen, id)
+  local name, at = ARGV[7] .. '\n' .. ARGV[8], tonumber(ARGV[9])
+  local last = redis.call('ZSCORE', seen, name)
   if last and tonumber(last) < at then
-    redis.call('ZADD', seen, text(at), id)
+    redis.call('ZADD', seen, text(at), name)
   end
   return 'ok'
 end
