@@ -148,9 +148,7 @@ func (g *Gate) SetRoutes(routes *policy.Set) { g.routes.Store(routes) }
 func (g *Gate) Decide(ctx context.Context, r *Request) Outcome {
 	o := Outcome{Now: g.now(), Tier: TierAnonymous, Address: r.Address}
 	g.decide(ctx, r, &o, nil)
-	if o.Allowed && g.limits != nil {
-		g.limit(ctx, &o)
-	}
+	g.limit(ctx, &o, nil)
 	if o.Allowed {
 		g.noteSession(r, &o)
 	}

@@ -21,6 +21,8 @@ const (
 
 // Suspicions watches for suspicious activity.
 type Suspicions interface {
+	// Enabled says whether requests are looked at; where not, Observe and Failed do nothing.
+	Enabled() bool
 	// Observe assesses a request with a verified token, and costs next to nothing
 	// where nothing about it is new.
 	Observe(ctx context.Context, s *anomaly.Sighting) anomaly.Assessment
@@ -66,12 +68,13 @@ func (g *Gate) assess(ctx context.Context, r *Request, p *authn.Principal, o *Ou
 		User: p.Subject, Session: p.Session, Issuer: p.Issuer, Token: p.SigningInput, Address: r.Address, Agent: r.UserAgent, Device: p.Device,
 		Place: r.Place, Authenticated: annotationOf(p).authenticated, At: o.Now,
 	}
-	if e != nil {
+	switch {
+	case e == nil:
+		o.Risk = g.suspicions.Observe(ctx, s)
+	case g.suspicions.Enabled():
 		v, err := g.suspicions.Detect(ctx, s)
 		e.risk(v, err)
 		o.Risk = v.Assessment
-	} else {
-		o.Risk = g.suspicions.Observe(ctx, s)
 	}
 	if !o.Risk.Action.Refuses() {
 		return true

@@ -3,6 +3,7 @@ package gate_test
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -73,6 +74,20 @@ func TestSuspiciousRequests(t *testing.T) {
 				t.Errorf("risk %+v", o.Risk)
 			}
 		})
+	}
+}
+
+// What is switched off says nothing, and nothing is asked about it.
+func TestSuspicionsSwitchedOff(t *testing.T) {
+	w, err := anomaly.NewWatch(anomaly.Config{Refresh: time.Minute}, anomaly.Options{Store: anomaly.NewMemory(), Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := newPartsWith(t, true, w)
+	r := &gate.Request{Request: authn.Request{Host: "h", Method: "GET", Path: "/api", Authorization: "Bearer " + p.mint(t, authn.MintOptions{})}}
+	e := p.gate.Explain(t.Context(), r)
+	if !e.Outcome.Allowed || slices.ContainsFunc(e.Steps, func(s gate.Step) bool { return s.Name == "risk" }) {
+		t.Errorf("explained as %+v", e)
 	}
 }
 
