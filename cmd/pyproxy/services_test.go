@@ -42,6 +42,15 @@ func TestTheRealServices(t *testing.T) {
 	t.Run("documents", func(t *testing.T) { testDocuments(t, addresses) })
 	t.Run("answers", func(t *testing.T) { testAnswers(t, c, addresses) })
 	t.Run("broken network", func(t *testing.T) { testBrokenNetwork(t, c, addresses["nlp"]) })
+	for name, attack := range map[string]func(*testing.T, pyproxy.Config, string){
+		"half of the replicas bad": testHalfBad,
+		"all bad, and back":        testAllBadAndBack,
+		"a name not found":         testNameNotFound,
+		"an endless body":          testEndlessBody,
+		"smuggling":                testSmuggling,
+	} {
+		t.Run(name, func(t *testing.T) { attack(t, c.Config, addresses["nlp"]) })
+	}
 }
 
 // startServices starts the services and returns their addresses by name.
@@ -247,7 +256,7 @@ func testBrokenNetwork(t *testing.T, c Config, service string) {
 }
 
 func breakNetwork(t *testing.T, c Config, service string, kept bool) {
-	const path = "/api/v1/nlp/languages"
+	const path = languagesPath
 	whole := raw(t, service, path)
 	headers := int64(bytes.Index(whole, []byte("\r\n\r\n"))) + 4
 	body := whole[headers:]

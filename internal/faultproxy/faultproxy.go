@@ -6,8 +6,10 @@
 package faultproxy
 
 import (
+	"cmp"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"time"
 )
@@ -23,7 +25,7 @@ const (
 	Reset          // the connection ends with a TCP reset
 	Garbage        // bytes that are no HTTP arrive, then the connection ends
 	Drip           // bytes arrive one at a time, Fault.Every apart
-	Endless        // the same byte arrives for ever
+	Endless        // the same arrives for ever: Fault.Head once, then Fault.Piece
 )
 
 // Fault is what is wrong with new connections.
@@ -31,6 +33,8 @@ type Fault struct {
 	Action Action
 	After  int64         // bytes of the answer that arrive before it begins
 	Every  time.Duration // pace of Drip
+	Head   string        // what Endless begins with
+	Piece  string        // what it goes on with; one x where empty
 }
 
 // Proxy stands between a client and a server. It is safe for concurrent use.
@@ -153,14 +157,10 @@ func (p *Proxy) strike(client net.Conn, rest io.Reader, f Fault) {
 	case Garbage:
 		_, _ = client.Write([]byte("\x00\xff\x17garbage\r\n\r\n<html>"))
 	case Endless:
-		piece := make([]byte, 32<<10)
-		for i := range piece {
-			piece[i] = 'x'
-		}
-		for {
-			if _, err := client.Write(piece); err != nil {
-				return
-			}
+		pieces := strings.Repeat(cmp.Or(f.Piece, "x"), 32<<10/max(len(f.Piece), 1))
+		_, err := io.WriteString(client, f.Head)
+		for err == nil {
+			_, err = io.WriteString(client, pieces)
 		}
 	case Drip:
 		p.drip(client, rest, f.Every)

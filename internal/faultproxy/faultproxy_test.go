@@ -120,10 +120,18 @@ func TestDripAndEndless(t *testing.T) {
 	if _, err := io.ReadFull(dial(t, p), got); err != nil || string(got) != "0123456789" {
 		t.Fatalf("%q %v", got, err)
 	}
-	p.Set(faultproxy.Fault{Action: faultproxy.Endless, After: 2})
-	c := dial(t, p)
-	if _, err := io.CopyN(io.Discard, c, 1<<20); err != nil {
-		t.Fatal(err)
+	for want, f := range map[string]faultproxy.Fault{
+		"01xxxx":   {Action: faultproxy.Endless, After: 2},
+		"0h abcab": {Action: faultproxy.Endless, After: 1, Head: "h ", Piece: "abc"},
+	} {
+		p.Set(f)
+		c := dial(t, p)
+		if _, err := io.ReadFull(c, got[:len(want)]); err != nil || string(got[:len(want)]) != want {
+			t.Fatalf("%q %v", got, err)
+		}
+		if _, err := io.CopyN(io.Discard, c, 1<<20); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
