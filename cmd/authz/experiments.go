@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -42,10 +43,14 @@ func defaultExperiments() ExperimentsConfig {
 // Experiments are laid over the flags.
 func newExperiments(c Config, rt *app.Runtime, conn *redisconn.Conn, flags *flag.Watcher) (accesslog.Sink, func(account.Auditor) account.Part, error) {
 	catalog, store := experiment.NewCatalog(conn, time.Now), experiment.NewStore(conn)
+	recorder, err := experiment.NewRecorder(experiment.RecorderOptions{Store: store, Flush: c.Experiments.Flush, Log: rt.Log, Metrics: rt.Metrics})
+	if err != nil {
+		return nil, nil, err
+	}
 	watcher, err := experiment.NewWatcher(experiment.WatcherOptions{
-		Catalog: catalog, Poll: c.Experiments.Poll, Log: rt.Log, Metrics: rt.Metrics,
+		Catalog: catalog, Poll: c.Experiments.Poll, Log: rt.Log, Metrics: rt.Metrics, Now: time.Now,
 		Changed: func(s *experiment.Set) {
-			if err := flags.Experiments(overlay(s)); err != nil {
+			if err := flags.Experiments(overlay(s, recorder)); err != nil {
 				rt.Log.Error("experiments do not fit the flags; they do not run", "error", err)
 			}
 		},
@@ -53,11 +58,7 @@ func newExperiments(c Config, rt *app.Runtime, conn *redisconn.Conn, flags *flag
 	if err != nil {
 		return nil, nil, err
 	}
-	recorder, err := experiment.NewRecorder(experiment.RecorderOptions{Store: store, Flush: c.Experiments.Flush, Log: rt.Log, Metrics: rt.Metrics})
-	if err != nil {
-		return nil, nil, err
-	}
-	meter, err := experiment.NewMeter(watcher, func() experiment.Arms { return flags.Current() }, recorder, rt.Metrics)
+	meter, err := experiment.NewMeter(watcher, recorder, rt.Metrics, time.Now)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -83,18 +84,20 @@ func newExperiments(c Config, rt *app.Runtime, conn *redisconn.Conn, flags *flag
 }
 
 // overlay is the experiments as flags know them.
-func overlay(s *experiment.Set) []flag.Experiment {
+func overlay(s *experiment.Set, recorder *experiment.Recorder) []flag.Experiment {
 	var out []flag.Experiment
 	for _, x := range s.Live() {
-		out = append(out, laid(x.Definition, x.Assigner))
+		e := laid(x.Definition, x.Assigner)
+		e.Dealt = recorder.Dealt(x.Definition)
+		out = append(out, e)
 	}
 	return out
 }
 
 func laid(d *experiment.Definition, a *experiment.Assigner) flag.Experiment {
-	e := flag.Experiment{Name: d.ID(), Flag: d.FlagKey(), Assign: a.At}
-	for _, v := range d.Variants {
-		e.Variants = append(e.Variants, v.Name)
+	e := flag.Experiment{Name: d.ID(), Flag: d.FlagKey(), Assign: a.At, Visitors: d.Anonymous}
+	for i, v := range d.Variants {
+		e.Variants, e.Marks = append(e.Variants, v.Name), append(e.Marks, d.Mark(i))
 	}
 	return e
 }
@@ -105,12 +108,9 @@ type measure struct{ meter *experiment.Meter }
 
 // Take implements accesslog.Sink.
 func (m measure) Take(o *accesslog.Outcome) {
-	switch {
-	case o.Code != "", o.Details == "request_rate_limited", o.Details == "rate_limited_by_quota":
-		return
-	}
 	m.meter.Measure(&experiment.Request{
-		User: o.User, Tier: o.Tier, Flags: o.Flags, Start: o.Start, Duration: o.Duration, Status: o.Status,
+		User: cmp.Or(o.User, o.Visitor), Tier: o.Tier, Assignments: o.Experiments, Duration: o.Duration, Status: o.Status,
+		Refused:      o.Code != "" || o.Details == "request_rate_limited" || o.Details == "rate_limited_by_quota",
 		RequestBytes: o.RequestBytes, ResponseBytes: o.ResponseBytes,
 	})
 }

@@ -1,7 +1,7 @@
 // Package accesslog receives Envoy's gRPC access log
 // (https://www.envoyproxy.io/docs/envoy/latest/api-v3/service/accesslog/v3/als.proto)
-// and hands on what became of each request: who asked, which flags the request
-// carried, its status, its duration and its size.
+// and hands on what became of each request: who asked, which variants the
+// request was dealt, its status, its duration and its size.
 //
 // Envoy writes an entry after the request, in batches, and drops entries where
 // the sink is away: outcomes are good for statistics and for noting that a
@@ -28,8 +28,9 @@ const metadataNamespace = "envoy.filters.http.ext_authz"
 type Outcome struct {
 	// User is empty for an anonymous request, Session where there is none.
 	User, Session, Tier, Endpoint string
-	// Flags are the packed feature flags that the request carried.
-	Flags string
+	// Experiments are the variants that experiments dealt the request, as authz
+	// wrote them, and Visitor the key that they went by where there is no user.
+	Experiments, Visitor string
 	// DecisionID and RequestID name the request in logs and traces.
 	DecisionID, RequestID string
 	// Status is the HTTP status; 0 where the client left before there was one.
@@ -136,7 +137,7 @@ func outcome(e *datav3.HTTPAccessLogEntry) Outcome {
 	}
 	return Outcome{
 		User: text("user"), Session: text("session"), Tier: text("tier"), Endpoint: text("endpoint"),
-		Flags: text("flags"), DecisionID: text("decision_id"), Code: text("code"),
+		Experiments: text("experiments"), Visitor: text("visitor"), DecisionID: text("decision_id"), Code: text("code"),
 		RequestID: request.GetRequestId(),
 		Status:    int(response.GetResponseCode().GetValue()),
 		Details:   response.GetResponseCodeDetails(),

@@ -29,7 +29,7 @@ func (c *collect) Take(o *Outcome) { c.outcomes = append(c.outcomes, *o) }
 func entry(t testing.TB) *datav3.HTTPAccessLogEntry {
 	t.Helper()
 	m, err := structpb.NewStruct(map[string]any{
-		"user": "ada", "session": "s-1", "tier": "premium", "endpoint": "ml", "flags": "ml-v2=on", "decision_id": "d", "cost": 5,
+		"user": "ada", "session": "s-1", "tier": "premium", "endpoint": "ml", "experiments": "ml-v2:1=on", "visitor": "v-1", "decision_id": "d", "cost": 5,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +80,7 @@ func TestStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Outcome{{
-		User: "ada", Session: "s-1", Tier: "premium", Endpoint: "ml", Flags: "ml-v2=on", DecisionID: "d", RequestID: "r-1",
+		User: "ada", Session: "s-1", Tier: "premium", Endpoint: "ml", Experiments: "ml-v2:1=on", Visitor: "v-1", DecisionID: "d", RequestID: "r-1",
 		Status: 200, Details: "via_upstream", Start: time.Unix(1_800_000_000, 0).UTC(), Duration: 25 * time.Millisecond, RequestBytes: 3, ResponseBytes: 7,
 	}, {Start: time.Unix(0, 0).UTC()}}
 	if diff := cmp.Diff(want, sink.outcomes); diff != "" {

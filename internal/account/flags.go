@@ -262,7 +262,11 @@ func (f *Flags) evaluate(w http.ResponseWriter, r *http.Request) error {
 	if body.At.IsZero() {
 		body.At = f.now()
 	}
-	subject := flag.Subject(body.Subject)
+	about := &body.Subject
+	subject := flag.Subject{
+		Key: about.Key, Anonymous: about.Anonymous, Visitor: flag.IsVisitor(about.Anonymous, about.Key),
+		Tier: about.Tier, Roles: about.Roles, Claims: about.Claims,
+	}
 	key, set := r.PathValue("key"), f.watcher.Current()
 	result := set.Evaluate(key, &subject, body.At)
 	if result.ErrorCode == flag.ErrorFlagNotFound {

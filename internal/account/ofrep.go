@@ -147,6 +147,7 @@ func readContext(w http.ResponseWriter, r *http.Request) (*flag.Subject, map[str
 		*into = text
 	}
 	s.Anonymous = body.Context["anonymous"] == true
+	s.Visitor = flag.IsVisitor(s.Anonymous, s.Key)
 	if v, ok := body.Context["roles"]; ok {
 		list, isList := v.([]any)
 		for _, entry := range list {

@@ -100,6 +100,20 @@ func (m *Moments) Merge(o Moments) {
 	m.N += o.N
 }
 
+// without takes back a Merge: what m was before o was merged into it.
+func (m *Moments) without(o Moments) Moments {
+	n := m.N - o.N
+	switch {
+	case o.N == 0:
+		return *m
+	case n <= 0:
+		return Moments{}
+	}
+	mean := (float64(m.N)*m.Mean - float64(o.N)*o.Mean) / float64(n)
+	delta := o.Mean - mean
+	return Moments{N: n, Mean: mean, M2: math.Max(0, m.M2-o.M2-delta*delta*float64(n)*float64(o.N)/float64(m.N))}
+}
+
 // Variance is the unbiased sample variance; 0 below two values.
 func (m *Moments) Variance() float64 {
 	if m.N < 2 {

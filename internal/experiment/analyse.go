@@ -14,6 +14,9 @@ const brokenRatio = 0.01
 type VariantData struct {
 	// Users were assigned and seen.
 	Users int64
+	// Dealt are requests that were given the variant, Seen those of them of which
+	// the access log told.
+	Dealt, Seen int64
 	// Metrics by name; a missing one has no observations.
 	Metrics map[string]MetricData
 }
@@ -22,9 +25,9 @@ type VariantData struct {
 type MetricData struct {
 	// Users are the moments of the users' values.
 	Users Moments
-	// Before pairs users' values with those before the experiment; nil where
-	// there is no such time. Its Value repeats Users.
-	Before *Pair
+	// Known pairs the values of users of whom something is known from before the
+	// experiment with that; the others are in Users alone.
+	Known Pair
 	// Observations is the distribution of single observations; nil for none.
 	Observations *Sketch
 }
@@ -54,12 +57,18 @@ type Report struct {
 	// SampleRatioSequentialP holds at any time.
 	SampleRatioP           float64 `json:"sample_ratio_p"`
 	SampleRatioSequentialP float64 `json:"sample_ratio_sequential_p"`
+	// Warnings, in plain words, say what may be wrong with the measurement.
+	Warnings []string `json:"warnings"`
 }
 
 // VariantReport is one variant's part of a report.
 type VariantReport struct {
-	Name    string         `json:"name"`
-	Users   int64          `json:"users"`
+	Name  string `json:"name"`
+	Users int64  `json:"users"`
+	// Dealt are requests that were given the variant, Seen those of them of which
+	// the access log told: the difference is lost, or on its way.
+	Dealt   int64          `json:"requests_dealt"`
+	Seen    int64          `json:"requests_seen"`
 	Metrics []MetricReport `json:"metrics"`
 }
 
@@ -69,6 +78,8 @@ type MetricReport struct {
 	// Users have a value; Mean is the mean over them.
 	Users int64   `json:"users"`
 	Mean  float64 `json:"mean"`
+	// KnownBefore are those of the users who were measured before.
+	KnownBefore int64 `json:"users_known_before"`
 	// Median, P95 and P99 are of single observations, within SketchError; all
 	// 0 without observations.
 	Median float64 `json:"median"`
@@ -90,8 +101,10 @@ type Against struct {
 	// Relative is the difference as a share of the control's mean; 0 where
 	// that is 0.
 	Relative float64 `json:"relative"`
-	// Adjusted is true where the time before was taken out (CUPED).
-	Adjusted bool `json:"adjusted_for_before"`
+	// Adjusted is true where the time before was taken out (CUPED), of which
+	// Explained is the share of the variance that went with it, 0 to 1.
+	Adjusted  bool    `json:"adjusted_for_before"`
+	Explained float64 `json:"explained_by_before"`
 	// Better and Worse: the adjusted p-value is below alpha.
 	Better bool `json:"better"`
 	Worse  bool `json:"worse"`
@@ -120,7 +133,7 @@ func Analyse(d *Definition, data []VariantData) (Report, error) {
 	if len(data) != len(d.Variants) {
 		return Report{}, fmt.Errorf("experiment %s: data of %d variants, not %d", d.Key, len(data), len(d.Variants))
 	}
-	r := Report{Experiment: d.Key, Version: d.Version}
+	r := Report{Experiment: d.Key, Version: d.Version, Warnings: warnings(d, data)}
 	counts, weights := make([]int64, len(data)), make([]uint32, len(data))
 	for i, v := range d.Variants {
 		counts[i], weights[i] = data[i].Users, v.Weight
@@ -128,16 +141,20 @@ func Analyse(d *Definition, data []VariantData) (Report, error) {
 	r.SampleRatioP = SampleRatio(counts, weights)
 	r.SampleRatioSequentialP = SampleRatioSequential(counts, weights)
 	metrics := d.Metrics()
+	pairs := make([][]Pair, len(metrics)) // of metrics, by variant
 	var findings []*Against
+	for j, m := range metrics {
+		pairs[j] = paired(m, data)
+	}
 	for i, v := range d.Variants {
-		variant := VariantReport{Name: v.Name, Users: data[i].Users}
-		for _, m := range metrics {
+		variant := VariantReport{Name: v.Name, Users: data[i].Users, Dealt: data[i].Dealt, Seen: data[i].Seen}
+		for j, m := range metrics {
 			report, err := describe(m, data[i].Metrics[m.Name])
 			if err != nil {
 				return Report{}, fmt.Errorf("experiment %s, variant %s, metric %s: %w", d.Key, v.Name, m.Name, err)
 			}
 			if i > 0 {
-				report.Against = compare(d, data[0].Metrics[m.Name], data[i].Metrics[m.Name])
+				report.Against = compare(d, data[0].Metrics[m.Name].Users, data[i].Metrics[m.Name].Users, pairs[j], i)
 				findings = append(findings, report.Against)
 			}
 			variant.Metrics = append(variant.Metrics, report)
@@ -150,7 +167,7 @@ func Analyse(d *Definition, data []VariantData) (Report, error) {
 }
 
 func describe(m Metric, data MetricData) (MetricReport, error) {
-	r := MetricReport{Metric: m, Users: data.Users.N, Mean: data.Users.Mean}
+	r := MetricReport{Metric: m, Users: data.Users.N, Mean: data.Users.Mean, KnownBefore: data.Known.Value.N}
 	if data.Observations == nil {
 		return r, nil
 	}
@@ -162,11 +179,15 @@ func describe(m Metric, data MetricData) (MetricReport, error) {
 	return r, nil
 }
 
-func compare(d *Definition, control, treatment MetricData) *Against {
-	c, t := control.Users, treatment.Users
-	a := &Against{Adjusted: control.Before != nil && treatment.Before != nil}
+// compare compares control and treatment, which is the variant at a place;
+// pairs are nil where there is nothing from before.
+func compare(d *Definition, c, t Moments, pairs []Pair, at int) *Against {
+	a := &Against{Adjusted: pairs != nil}
 	if a.Adjusted {
-		c, t = Cuped(*control.Before, *treatment.Before)
+		raw := c.Variance() + t.Variance()
+		if c, t = Cuped(pairs[0], pairs[at]); raw > 0 {
+			a.Explained = math.Max(0, 1-(c.Variance()+t.Variance())/raw)
+		}
 	}
 	a.Planned = finding(Welch(c, t, d.alpha()))
 	a.Sequential = finding(Sequential(c, t, 2*d.MinimumUsers, d.alpha()))

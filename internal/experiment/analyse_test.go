@@ -99,7 +99,7 @@ func TestReportAdjustsForBefore(t *testing.T) {
 			habit := 10 * r.NormFloat64()
 			p.Add(habit+r.NormFloat64()+0.2*float64(side), habit)
 		}
-		data[side] = VariantData{Users: 2000, Metrics: map[string]MetricData{"speed": {Users: p.Value, Before: &p}}}
+		data[side] = VariantData{Users: 2000, Metrics: map[string]MetricData{"speed": {Users: p.Value, Known: p}}}
 	}
 	report, err := Analyse(d, data[:])
 	if err != nil || report.Verdict != "blue better on speed" || !report.Variants[1].Metrics[0].Against.Adjusted {
@@ -114,6 +114,37 @@ func TestReportCorrectsForSeveralMetrics(t *testing.T) {
 	for i, want := range []float64{0.06, 0.08, 0.9} {
 		if !near(findings[i].AdjustedP, want, 1e-12) {
 			t.Errorf("%d: got %v, want %v", i, findings[i].AdjustedP, want)
+		}
+	}
+}
+
+// Gaps in the access log are told of, and loudly where they favour a variant. A
+// few requests that are on their way are no gap.
+func TestWarnings(t *testing.T) {
+	for name, tt := range map[string]struct {
+		dealt, seen [2]int64
+		want        []string
+	}{
+		"none":             {[2]int64{}, [2]int64{}, nil},
+		"complete":         {[2]int64{5000, 5000}, [2]int64{4990, 5003}, nil},
+		"few":              {[2]int64{40, 50}, [2]int64{10, 50}, nil},
+		"lost alike":       {[2]int64{5000, 5000}, [2]int64{4800, 4790}, []string{"4.1 % of the requests"}},
+		"lost from one":    {[2]int64{5000, 5000}, [2]int64{5000, 4900}, []string{"(2.0 %) than from another (0.0 %)"}},
+		"lost and unalike": {[2]int64{5000, 5000}, [2]int64{5000, 2500}, []string{"25.0 % of", "may be biased"}},
+	} {
+		data := make([]VariantData, 2)
+		for i := range data {
+			data[i].Dealt, data[i].Seen = tt.dealt[i], tt.seen[i]
+		}
+		got := warnings(valid(), data)
+		if len(got) != len(tt.want) {
+			t.Errorf("%s: got %q", name, got)
+			continue
+		}
+		for i, want := range tt.want {
+			if !strings.Contains(got[i], want) {
+				t.Errorf("%s: got %q, want %q", name, got[i], want)
+			}
 		}
 	}
 }

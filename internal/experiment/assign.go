@@ -92,7 +92,15 @@ func (a *Assigner) Assign(user string) (int, bool) {
 
 // At is Assign for a user of a tier at a time, in seconds since the epoch.
 func (a *Assigner) At(user, tier string, now int64) (int, bool) {
-	if now < a.from || now >= a.until || len(a.tiers) > 0 && !slices.Contains(a.tiers, tier) {
+	if now < a.from || now >= a.until {
+		return 0, false
+	}
+	return a.would(user, tier)
+}
+
+// would is At whenever the experiment runs.
+func (a *Assigner) would(user, tier string) (int, bool) {
+	if len(a.tiers) > 0 && !slices.Contains(a.tiers, tier) {
 		return 0, false
 	}
 	return a.Assign(user)

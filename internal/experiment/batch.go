@@ -39,6 +39,8 @@ type Batch struct {
 	reported   map[string]int // variants of users who did not meet theirs here
 	totals     map[total]User
 	counts     map[bin]int64
+	before     map[total]User   // of the time before the experiment
+	requests   map[string]int64 // dealt and seen, by field
 }
 
 type total struct{ metric, user string }
@@ -58,6 +60,7 @@ func NewBatch(d *Definition) (*Batch, error) {
 	b := &Batch{
 		definition: d, id: rand.Text(), bins: bins, kinds: map[string]Kind{},
 		exposed: map[string]int{}, reported: map[string]int{}, totals: map[total]User{}, counts: map[bin]int64{},
+		before: map[total]User{}, requests: map[string]int64{},
 	}
 	for _, m := range d.Metrics() {
 		b.kinds[m.Name] = m.Kind
@@ -66,7 +69,7 @@ func NewBatch(d *Definition) (*Batch, error) {
 }
 
 // Empty reports whether there is nothing to write.
-func (b *Batch) Empty() bool { return b.size() == 0 }
+func (b *Batch) Empty() bool { return b.size() == 0 && len(b.requests) == 0 }
 
 // Value is one observation of a metric.
 type Value struct {
@@ -95,35 +98,71 @@ func (b *Batch) Report(user string, variant int, values ...Value) error {
 	return b.add(b.reported, user, variant, values)
 }
 
-func (b *Batch) add(users map[string]int, user string, variant int, values []Value) error {
+// Before records values of a user who would take part, of the time before the
+// experiment. They say nothing about a variant, and are left out once the user
+// has met one.
+func (b *Batch) Before(user string, values ...Value) error {
+	hash, err := b.admit(user, 0, values)
+	if err != nil {
+		return err
+	}
+	for _, v := range values {
+		if err := sum(b.before, total{v.Metric, hash}, v.Value); err != nil { // not reached: the value is finite
+			return err
+		}
+	}
+	return nil
+}
+
+// Dealt counts requests that were given a variant, Seen those of them that the
+// access log told of: what is dealt and not seen is a gap.
+func (b *Batch) Dealt(variant int, n int64) { b.requests[dealtField+strconv.Itoa(variant)] += n }
+
+// Seen is the other side of Dealt.
+func (b *Batch) Seen(variant int, n int64) { b.requests[seenField+strconv.Itoa(variant)] += n }
+
+func sum(totals map[total]User, at total, value float64) error {
+	sums := totals[at]
+	err := sums.Observe(value)
+	totals[at] = sums
+	return err
+}
+
+// admit checks what is offered and gives the user's hash.
+func (b *Batch) admit(user string, variant int, values []Value) (string, error) {
 	if user == "" || variant < 0 || variant >= len(b.definition.Variants) {
-		return fmt.Errorf("experiment %s: user %t in variant %d of %d", b.definition.Key, user != "", variant, len(b.definition.Variants))
+		return "", fmt.Errorf("experiment %s: user %t in variant %d of %d", b.definition.Key, user != "", variant, len(b.definition.Variants))
 	}
 	for _, v := range values {
 		if _, ok := b.kinds[v.Metric]; !ok {
-			return fmt.Errorf("experiment %s has no metric %q", b.definition.Key, v.Metric)
+			return "", fmt.Errorf("experiment %s has no metric %q", b.definition.Key, v.Metric)
 		}
 		if math.IsNaN(v.Value) || math.IsInf(v.Value, 0) {
-			return fmt.Errorf("experiment %s: %s of %v is not a finite number", b.definition.Key, v.Metric, v.Value)
+			return "", fmt.Errorf("experiment %s: %s of %v is not a finite number", b.definition.Key, v.Metric, v.Value)
 		}
 	}
 	hash := b.hash(user)
-	if _, ok := users[hash]; ok && len(values) == 0 {
-		return nil // known already: that costs no room
+	if _, known := b.exposed[hash]; known && len(values) == 0 {
+		return hash, nil // that costs no room
 	}
 	if b.size() >= maxBatch {
-		return fmt.Errorf("experiment %s: %w", b.definition.Key, ErrFull)
+		return "", fmt.Errorf("experiment %s: %w", b.definition.Key, ErrFull)
+	}
+	return hash, nil
+}
+
+func (b *Batch) add(users map[string]int, user string, variant int, values []Value) error {
+	hash, err := b.admit(user, variant, values)
+	if err != nil {
+		return err
 	}
 	if _, ok := users[hash]; !ok {
 		users[hash] = variant
 	}
 	for _, v := range values {
-		at := total{v.Metric, hash}
-		sums := b.totals[at]
-		if err := sums.Observe(v.Value); err != nil { // not reached: the value is finite
+		if err := sum(b.totals, total{v.Metric, hash}, v.Value); err != nil { // not reached: the value is finite
 			return err
 		}
-		b.totals[at] = sums
 		b.counts[bin{v.Metric, variant, b.binOf(v.Value)}]++
 	}
 	return nil
@@ -137,7 +176,9 @@ func (b *Batch) variantOf(hash string) int {
 	return b.reported[hash]
 }
 
-func (b *Batch) size() int { return len(b.exposed) + len(b.reported) + len(b.totals) + len(b.counts) }
+func (b *Batch) size() int {
+	return len(b.exposed) + len(b.reported) + len(b.totals) + len(b.counts) + len(b.before)
+}
 
 // hash is the user's name in the data: the same in every batch of this version
 // of the experiment, and in no other experiment.

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -61,6 +62,9 @@ type Record struct {
 	// Updated is when, and UpdatedBy by whom, the revision was written.
 	Updated   time.Time `json:"updated"`
 	UpdatedBy string    `json:"updated_by"`
+	// State is where the experiment was in its life when the record was read; see
+	// [Definition.StateAt].
+	State State `json:"state,omitempty"`
 }
 
 // Change says who changes an experiment and why.
@@ -97,12 +101,15 @@ type Snapshot struct {
 }
 
 // Find gives an experiment's record, nil where there is none.
-func (s *Snapshot) Find(key string) *Record {
-	i := slices.IndexFunc(s.Records, func(r Record) bool { return r.Definition.Key == key })
-	if i < 0 {
+func (s *Snapshot) Find(key string) *Record { return find(s.Records, key) }
+
+// find looks among records that are sorted by key.
+func find(records []Record, key string) *Record {
+	i, ok := slices.BinarySearchFunc(records, key, func(r Record, key string) int { return strings.Compare(r.Definition.Key, key) })
+	if !ok {
 		return nil
 	}
-	return &s.Records[i]
+	return &records[i]
 }
 
 // Catalog keeps definitions in Redis. It is safe for concurrent use, by several
@@ -128,6 +135,10 @@ func (c *Catalog) List(ctx context.Context) (Snapshot, error) {
 	s, err := parseSnapshot(answer)
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("read experiments: %w", err)
+	}
+	now := c.now()
+	for i := range s.Records {
+		s.Records[i].State = s.Records[i].Definition.StateAt(now)
 	}
 	return s, nil
 }
@@ -224,11 +235,12 @@ func (c *Catalog) Update(ctx context.Context, key string, by Change, edit func(*
 // still to come. An experiment that was stopped goes on where it was.
 func (c *Catalog) Start(ctx context.Context, key string, by Change) (Record, error) {
 	return c.update(ctx, key, "start", by, func(d *Definition) error {
-		if d.State == Started {
-			return fmt.Errorf("%w: it is running already", ErrInvalid)
-		}
 		now := c.now().UTC()
-		if d.State == Stopped || d.Start.IsZero() {
+		state := d.StateAt(now)
+		if state == Started || state == Scheduled {
+			return fmt.Errorf("%w: it is %s already", ErrInvalid, state)
+		}
+		if state == Stopped || d.Start.IsZero() {
 			d.Start = now
 		}
 		if !d.Stop.After(now) {
@@ -242,11 +254,12 @@ func (c *Catalog) Start(ctx context.Context, key string, by Change) (Record, err
 // Stop assigns no users any more; what was measured stays.
 func (c *Catalog) Stop(ctx context.Context, key string, by Change) (Record, error) {
 	return c.update(ctx, key, "stop", by, func(d *Definition) error {
-		if d.State != Started {
+		now := c.now().UTC()
+		if state := d.StateAt(now); state != Started && state != Scheduled {
 			return fmt.Errorf("%w: it is not running", ErrInvalid)
 		}
 		d.State = Stopped
-		if d.Stop = c.now().UTC(); !d.Start.Before(d.Stop) { // it has not begun
+		if d.Stop = now; !d.Start.Before(d.Stop) { // it has not begun
 			d.Start = time.Time{}
 		}
 		return nil
@@ -257,7 +270,7 @@ func (c *Catalog) Stop(ctx context.Context, key string, by Change) (Record, erro
 // [Store.Delete]'s.
 func (c *Catalog) Delete(ctx context.Context, key string, by Change) error {
 	_, err := c.change(ctx, key, "delete", by, func(current *Definition) (*Definition, error) {
-		if current != nil && current.State == Started {
+		if current != nil && current.Running(c.now()) {
 			return nil, fmt.Errorf("%w: stop it before it is deleted", ErrInvalid)
 		}
 		return nil, nil //nolint:nilnil // No definition is what deletes.
@@ -331,13 +344,14 @@ func (c *Catalog) change(ctx context.Context, key, action string, by Change, edi
 			if next.Version = int(r.Revision); current != nil && current.Comparable(next) {
 				next.Version = current.Version
 			}
-			if err := s.admits(next); err != nil {
+			if err := s.admits(next, c.now()); err != nil {
 				return Record{}, fmt.Errorf("%w: %w", ErrInvalid, err)
 			}
 			r.Definition = *next
 		}
 		written, err := c.write(ctx, s.Version, does, by.Reason, map[string]writing{key: {r, next}})
 		if err != nil || written {
+			r.State = r.Definition.StateAt(r.Updated)
 			return r, err
 		}
 	}
@@ -345,16 +359,16 @@ func (c *Catalog) change(ctx context.Context, key, action string, by Change, edi
 }
 
 // admits checks a definition by itself and beside the others.
-func (s *Snapshot) admits(d *Definition) error {
+func (s *Snapshot) admits(d *Definition, now time.Time) error {
 	errs := []error{d.Validate()}
-	live := 0
+	live, stopped := 0, d.StateAt(now) == Stopped
 	for i := range s.Records {
 		o := &s.Records[i].Definition
-		if o.Key == d.Key || o.State == Stopped {
+		if o.Key == d.Key || o.StateAt(now) == Stopped {
 			continue
 		}
 		live++
-		if d.State == Stopped {
+		if stopped {
 			continue
 		}
 		if o.FlagKey() == d.FlagKey() {
@@ -365,7 +379,7 @@ func (s *Snapshot) admits(d *Definition) error {
 				d.Layer.Name, d.Layer.From, d.Layer.Until, o.Key, o.Layer.From, o.Layer.Until))
 		}
 	}
-	if d.State != Stopped && live >= MaxRunning {
+	if !stopped && live >= MaxRunning {
 		errs = append(errs, fmt.Errorf("%d experiments are not stopped, and no more are allowed", live))
 	}
 	if s.Find(d.Key) == nil && len(s.Records) >= MaxExperiments {

@@ -250,19 +250,15 @@ func TestFullRedis(t *testing.T) {
 	}
 }
 
-// stubArms deals as the definition says; flags named there are killed.
-type stubArms struct {
-	w      *Watcher
-	killed bool
-}
-
-func (s stubArms) Arm(flag, user, tier string, now time.Time) (int, string, bool) {
-	for _, x := range s.w.Current().Live() {
-		if arm, ok := x.At(user, tier, now.Unix()); ok && x.FlagKey() == flag && !s.killed {
-			return arm, x.Variants[arm].Name, true
-		}
+// newMeter is a meter over a watched catalog at a fixed time.
+func newMeter(t *testing.T, rdb redis.UniversalClient, w *Watcher, now func() time.Time) (*Meter, *Recorder) {
+	t.Helper()
+	recorder, _ := newRecorder(t, rdb)
+	m, err := NewMeter(w, recorder, prometheus.NewRegistry(), now)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return 0, "", false
+	return m, recorder
 }
 
 func TestMeter(t *testing.T) {
@@ -274,54 +270,42 @@ func TestMeter(t *testing.T) {
 		d.Guardrails = append(d.Guardrails, Metric{Name: string(m), Kind: Mean, Source: m, LowerIsBetter: true})
 	}
 	d = &started(t, c, d).Definition
-	w := watch(t, WatcherOptions{Catalog: c})
+	w := watch(t, WatcherOptions{Catalog: c, Now: fixedNow})
 	eventually(t, "a live experiment", func() bool { return len(w.Current().Live()) == 1 })
-	recorder, _ := newRecorder(t, rdb)
-	arms := stubArms{w: w}
+	m, recorder := newMeter(t, rdb, w, fixedNow)
 	registry := prometheus.NewRegistry()
-	m, err := NewMeter(w, func() Arms { return arms }, recorder, registry)
-	if err != nil {
-		t.Fatal(err)
+	for i := range 2 {
+		if _, err := NewMeter(w, recorder, registry, fixedNow); (err != nil) != (i == 1) {
+			t.Errorf("meter %d: %v", i, err)
+		}
 	}
-	if _, err := NewMeter(w, nil, recorder, registry); err == nil {
-		t.Error("registered twice")
-	}
+	dealt := recorder.Dealt(d)
 	users := int64(0)
 	for i := range 40 {
 		user := fmt.Sprintf("user-%d", i)
 		arm, _ := d.Assign(user)
-		r := Request{
-			User: user, Tier: "premium", Start: catalogTime.Add(time.Minute), Duration: 250 * time.Millisecond, Status: 500,
-			Flags: "a=on,checkout=" + d.Variants[arm].Name + ",checkout2=x", RequestBytes: 10, ResponseBytes: 20,
-		}
-		m.Measure(&r)
+		dealt(arm)
+		m.Measure(&Request{
+			User: user, Tier: "premium", Duration: 250 * time.Millisecond, Status: 500,
+			Assignments: "a:1=on," + d.Mark(arm), RequestBytes: 10, ResponseBytes: 20,
+		})
 		users++
-		if i > 0 {
-			continue
-		}
-		// What must not count: another variant, tier, time or no user at all.
-		for _, spoil := range []func(*Request){
-			func(r *Request) { r.Flags = "checkout=" + d.Variants[1-arm].Name },
-			func(r *Request) { r.Flags = "checkout2=" + d.Variants[arm].Name },
-			func(r *Request) { r.Flags = "" },
-			func(r *Request) { r.User = "" },
-			func(r *Request) { r.Tier = "free" },
-			func(r *Request) { r.Start = catalogTime.Add(-time.Minute) },
-		} {
-			not := r
-			spoil(&not)
-			m.Measure(&not)
-		}
 	}
-	arms.killed = true
-	m.Measure(&Request{User: "user-1", Tier: "premium", Flags: "checkout=control", Start: catalogTime.Add(time.Minute)})
-	if got := testutil.ToFloat64(m.other); got != 1 {
-		t.Errorf("%v with another variant", got)
+	if got := testutil.ToFloat64(m.unknown); got != 40 {
+		t.Errorf("%v of an experiment that nobody knows", got)
+	}
+	// What must not count: another version, no such variant, nothing dealt, no user,
+	// and what the gateway refused after all, which has arrived all the same.
+	for _, r := range []Request{
+		{User: "x", Assignments: "checkout:99=control"}, {User: "x", Assignments: "checkout:1=green"}, {User: "x", Assignments: ",:=,checkout,"},
+		{User: "x", Tier: "premium"}, {Assignments: d.Mark(0)}, {User: "refused", Assignments: d.Mark(0), Refused: true},
+	} {
+		m.Measure(&r)
 	}
 	recorder.flush(t.Context())
 	data := read(t, NewStore(rdb), d)
-	if data[0].Users+data[1].Users != users {
-		t.Errorf("%d and %d users", data[0].Users, data[1].Users)
+	if data[0].Users+data[1].Users != users || data[0].Dealt+data[1].Dealt != users || data[0].Seen+data[1].Seen != users+1 {
+		t.Errorf("got %+v", data)
 	}
 	for _, v := range data {
 		got := map[string]float64{}
@@ -332,6 +316,29 @@ func TestMeter(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Error(diff)
 		}
+	}
+}
+
+// A request counts for what it was dealt, whatever has become of the experiment
+// when the access log tells of it: an entry comes seconds later.
+func TestMeterAfterTheStop(t *testing.T) {
+	rdb := redistest.Client(t, redistest.Embedded(t))
+	c := NewCatalog(rdb, fixedNow)
+	d := &started(t, c, valid()).Definition
+	w := watch(t, WatcherOptions{Catalog: c, Now: fixedNow})
+	if _, err := c.Stop(t.Context(), d.Key, anyone("enough")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the stopped experiment", func() bool {
+		r := w.Current().Find(d.Key)
+		return r != nil && r.State == Stopped && len(w.Current().Live()) == 0
+	})
+	m, recorder := newMeter(t, rdb, w, fixedNow)
+	arm, _ := d.Assign("late")
+	m.Measure(&Request{User: "late", Assignments: d.Mark(arm)})
+	recorder.flush(t.Context())
+	if data := read(t, NewStore(rdb), d); data[arm].Users != 1 {
+		t.Errorf("got %+v", data)
 	}
 }
 

@@ -20,10 +20,13 @@ type Definition struct {
 	// Flag is the key of the feature flag whose value the experiment decides for
 	// users who take part; the experiment's own key if empty.
 	Flag string `json:"flag,omitempty"`
-	// State says whether users are assigned; empty is running.
+	// State is what was last asked for; empty is running. What time makes of it
+	// is [Definition.StateAt]'s.
 	State State `json:"state,omitempty"`
-	// Tiers who may take part; empty for all. Anonymous callers never do.
-	Tiers []string `json:"tiers,omitempty"`
+	// Tiers who may take part; empty for all. Anonymous callers do not, unless
+	// Anonymous lets in those who bring a stable key of their own.
+	Tiers     []string `json:"tiers,omitempty"`
+	Anonymous bool     `json:"anonymous,omitempty"`
 	// Variants are two to 16; the first is the control.
 	Variants []Variant `json:"variants"`
 	// Traffic is the share of users who take part, from above 0 to 1.
@@ -41,6 +44,13 @@ type Definition struct {
 	MinimumUsers int64 `json:"minimum_users"`
 	// Alpha is the accepted rate of false alarms; 0.05 if 0.
 	Alpha float64 `json:"alpha,omitempty"`
+	// MaximumUsers bounds what is kept: once as many have met a variant, no more
+	// users are measured. 200,000 if 0.
+	MaximumUsers int64 `json:"maximum_users,omitempty"`
+	// MeasureBefore measures the users who would take part before the experiment
+	// starts, while it is a draft or its start is still to come, so that what
+	// they are used to can be taken out of the comparison (CUPED).
+	MeasureBefore bool `json:"measure_before,omitempty"`
 	// AutoStop stops the experiment by itself when a guardrail is breached.
 	AutoStop bool `json:"auto_stop,omitempty"`
 }
@@ -55,6 +65,8 @@ const (
 	Started State = "running"
 	// Stopped: users are not assigned any more; the results stay.
 	Stopped State = "stopped"
+	// Scheduled is [Definition.StateAt]'s alone: started, and Start is still to come.
+	Scheduled State = "scheduled"
 )
 
 // Variant is one arm with its weight, relative to the sum of all weights.
@@ -117,10 +129,13 @@ type Metric struct {
 
 const (
 	defaultAlpha = 0.05
-	maxVariants  = 16
-	maxMetrics   = 32
-	maxName      = 64
-	maxTiers     = 32
+	// Users that are measured at most.
+	defaultMaximumUsers = 200_000
+	maxUsers            = 10_000_000
+	maxVariants         = 16
+	maxMetrics          = 32
+	maxName             = 64
+	maxTiers            = 32
 	// maxDescription is in bytes.
 	maxDescription = 2000
 	// space is the resolution of traffic and layers.
@@ -172,8 +187,11 @@ func (d *Definition) Validate() error {
 	if !d.Start.IsZero() && !d.Stop.IsZero() && !d.Start.Before(d.Stop) {
 		fail("the experiment stops at %s, before it starts", d.Stop.Format(time.RFC3339))
 	}
-	if d.MinimumUsers < 2 {
-		fail("minimum_users %d is below 2", d.MinimumUsers)
+	if d.MinimumUsers < 2 || d.MinimumUsers > maxUsers/maxVariants {
+		fail("minimum_users %d is not between 2 and %d", d.MinimumUsers, maxUsers/maxVariants)
+	}
+	if d.MaximumUsers != 0 && (d.MaximumUsers < d.plannedUsers() || d.MaximumUsers > maxUsers) {
+		fail("maximum_users %d is not between %d, minimum_users for each variant, and %d", d.MaximumUsers, d.plannedUsers(), maxUsers)
 	}
 	if !(d.Alpha >= 0 && d.Alpha < 0.5) {
 		fail("alpha %v is not between 0 and 0.5", d.Alpha)
@@ -233,10 +251,40 @@ func (d *Definition) ID() string {
 // Metrics are the primary one and the guardrails.
 func (d *Definition) Metrics() []Metric { return append([]Metric{d.Primary}, d.Guardrails...) }
 
+// maximumUsers bounds the users that are measured.
+func (d *Definition) maximumUsers() int64 {
+	if d.MaximumUsers == 0 {
+		return max(defaultMaximumUsers, 2*d.plannedUsers())
+	}
+	return d.MaximumUsers
+}
+
+// plannedUsers are those that all variants need together.
+func (d *Definition) plannedUsers() int64 { return int64(len(d.Variants)) * d.MinimumUsers }
+
+// StateAt is where the experiment is in its life at that time: what was asked
+// for, and what Start and Stop make of it.
+func (d *Definition) StateAt(now time.Time) State {
+	switch {
+	case d.State == Draft:
+		return Draft
+	case d.State == Stopped, !d.Stop.IsZero() && !now.Before(d.Stop):
+		return Stopped
+	case !d.Start.IsZero() && now.Before(d.Start):
+		return Scheduled
+	default:
+		return Started
+	}
+}
+
 // Running reports whether users are assigned at that time.
-func (d *Definition) Running(now time.Time) bool {
-	return d.State != Draft && d.State != Stopped &&
-		(d.Start.IsZero() || !now.Before(d.Start)) && (d.Stop.IsZero() || now.Before(d.Stop))
+func (d *Definition) Running(now time.Time) bool { return d.StateAt(now) == Started }
+
+// MeasuresBefore reports whether the time is the one before the experiment, and
+// measured.
+func (d *Definition) MeasuresBefore(now time.Time) bool {
+	state := d.StateAt(now)
+	return d.MeasureBefore && (state == Draft || state == Scheduled)
 }
 
 // Assign gives the index of the user's variant, or false if the user does not
@@ -247,7 +295,7 @@ func (d *Definition) Assign(user string) (int, bool) { return NewAssigner(d).Ass
 // next: the same users see the same variants, and the same things are measured.
 // More or less traffic changes nobody's variant.
 func (d *Definition) Comparable(next *Definition) bool {
-	return d.FlagKey() == next.FlagKey() && slices.Equal(d.Variants, next.Variants) && slices.Equal(d.Tiers, next.Tiers) &&
+	return d.FlagKey() == next.FlagKey() && slices.Equal(d.Variants, next.Variants) && slices.Equal(d.Tiers, next.Tiers) && d.Anonymous == next.Anonymous &&
 		slices.Equal(d.Metrics(), next.Metrics()) &&
 		(d.Layer == nil && next.Layer == nil || d.Layer != nil && next.Layer != nil && *d.Layer == *next.Layer)
 }

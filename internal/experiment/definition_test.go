@@ -34,6 +34,9 @@ func TestValidate(t *testing.T) {
 		"layer":                    func(d *Definition) { d.Layer = &Layer{"l", 0.5, 0.5} },
 		"before it starts":         func(d *Definition) { d.Start, d.Stop = now, now },
 		"minimum_users":            func(d *Definition) { d.MinimumUsers = 1 },
+		"maximum_users":            func(d *Definition) { d.MaximumUsers = 199 },
+		"maximum_users 10000001":   func(d *Definition) { d.MaximumUsers = maxUsers + 1 },
+		"state":                    func(d *Definition) { d.State = Scheduled },
 		"alpha":                    func(d *Definition) { d.Alpha = 0.5 },
 		"unique name":              func(d *Definition) { d.Guardrails[0].Name = "conversion" },
 		"kind":                     func(d *Definition) { d.Primary.Kind = "median" },
@@ -47,16 +50,25 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-func TestRunning(t *testing.T) {
+// What was asked for is one thing, what time makes of it another.
+func TestStateAt(t *testing.T) {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	d := Definition{Start: start, Stop: start.Add(time.Hour)}
-	for offset, want := range map[time.Duration]bool{-1: false, 0: true, time.Hour - 1: true, time.Hour: false} {
-		if got := d.Running(start.Add(offset)); got != want {
-			t.Errorf("%s: got %v", offset, got)
+	for _, tt := range []struct {
+		asked  State
+		offset time.Duration
+		want   State
+	}{
+		{Started, -1, Scheduled}, {"", -1, Scheduled}, {Started, 0, Started}, {"", time.Hour - 1, Started}, {Started, time.Hour, Stopped},
+		{Draft, -1, Draft}, {Draft, 2 * time.Hour, Draft}, {Stopped, -1, Stopped}, {Stopped, 0, Stopped},
+	} {
+		d := Definition{State: tt.asked, Start: start, Stop: start.Add(time.Hour), MeasureBefore: true}
+		now := start.Add(tt.offset)
+		if got := d.StateAt(now); got != tt.want || d.Running(now) != (got == Started) || d.MeasuresBefore(now) != (got == Draft || got == Scheduled) {
+			t.Errorf("%s after %s: got %s, running %v, before %v", tt.asked, tt.offset, got, d.Running(now), d.MeasuresBefore(now))
 		}
 	}
-	if !(&Definition{}).Running(start) {
-		t.Error("an experiment without bounds does not run")
+	if got := (&Definition{}).StateAt(start); got != Started {
+		t.Errorf("an experiment without bounds is %s", got)
 	}
 }
 

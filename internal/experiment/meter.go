@@ -3,6 +3,8 @@ package experiment
 import (
 	"fmt"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -11,94 +13,101 @@ import (
 
 // Request is one finished request, as the gateway's access log tells it.
 type Request struct {
-	// User is the authenticated user, empty for anonymous requests.
+	// User is the user, or the stable key of an anonymous visitor.
 	User, Tier string
-	// Flags are the packed flags that the request carried: "a=on,b=blue".
-	Flags    string
-	Start    time.Time
+	// Assignments are the marks of the variants that the gateway dealt, as it
+	// wrote them: "button:3=bold,checkout:1=control". See [Definition.Mark].
+	Assignments string
+	// Refused is true where the gateway did not let the request pass after all, as
+	// over a limit: that says nothing about a variant.
+	Refused  bool
 	Duration time.Duration
 	// Status is the HTTP status; 0 where the client left before there was one.
 	Status                      int
 	RequestBytes, ResponseBytes uint64
 }
 
-// Arms says which variant a flag's experiment deals a user, as an index, and its
-// value in headers.
-type Arms interface {
-	Arm(flag, user, tier string, now time.Time) (arm int, value string, ok bool)
-}
-
 // Meter measures experiments by the requests that went through the gateway. A
-// user counts as exposed by the first finished request that carried the variant:
-// an entry that the access log loses takes exposure and measurement with it, so
-// that gaps cost numbers and do not bias a comparison. It is safe for concurrent
-// use, and does not wait.
+// user counts as exposed by the first finished request that was dealt the
+// variant: an entry that the access log loses takes exposure and measurement
+// with it. What was dealt is told by the entry itself and not worked out anew: a
+// request that was judged just before a change, and ended after it, counts for
+// what it was. It is safe for concurrent use, and does not wait.
 type Meter struct {
 	experiments *Watcher
-	arms        func() Arms
 	recorder    *Recorder
+	now         func() time.Time
 	measured    prometheus.Counter
-	other       prometheus.Counter
+	unknown     prometheus.Counter
 }
 
-// NewMeter makes a meter; arms offers the flags in force.
-func NewMeter(experiments *Watcher, arms func() Arms, recorder *Recorder, metrics prometheus.Registerer) (*Meter, error) {
+// NewMeter makes a meter.
+func NewMeter(experiments *Watcher, recorder *Recorder, metrics prometheus.Registerer, now func() time.Time) (*Meter, error) {
 	counter := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tollgate_experiment_requests_total",
-		Help: "Finished requests of users who take part, an experiment at a time: measured, or carried another value than the assignment says by now.",
+		Help: "Finished requests of users who take part, an experiment at a time: measured, or of an experiment or a version that is not known here any more, or not yet.",
 	}, []string{"result"})
 	if err := metrics.Register(counter); err != nil {
 		return nil, fmt.Errorf("experiment metrics: %w", err)
 	}
 	return &Meter{
-		experiments: experiments, arms: arms, recorder: recorder,
-		measured: counter.WithLabelValues("measured"), other: counter.WithLabelValues("other_variant"),
+		experiments: experiments, recorder: recorder, now: now,
+		measured: counter.WithLabelValues("measured"), unknown: counter.WithLabelValues("unknown"),
 	}, nil
 }
 
-// Measure counts a request for every experiment whose variant it carried. The
-// variant is what the gateway put on the request, and must be the one that the
-// assignment gives: what carried another, as while a change was spreading,
-// counts for none.
+// Measure counts a request for every experiment that dealt it a variant, and for
+// those that measure the time before they start.
 func (m *Meter) Measure(r *Request) {
-	live := m.experiments.Current().Live()
-	if len(live) == 0 || r.User == "" || r.Flags == "" {
+	if r.User == "" {
 		return
 	}
-	arms := m.arms()
-	for i := range live {
-		d := live[i].Definition
-		carried, ok := packedValue(r.Flags, d.FlagKey())
-		if !ok {
+	set := m.experiments.Current()
+	for rest := r.Assignments; rest != ""; {
+		var mark string
+		mark, rest, _ = strings.Cut(rest, ",")
+		d, variant := set.marked(mark)
+		if d == nil {
+			m.unknown.Inc()
 			continue
 		}
-		arm, value, ok := arms.Arm(d.FlagKey(), r.User, r.Tier, r.Start)
-		if !ok {
-			continue
+		m.recorder.Seen(d, variant)
+		if !r.Refused {
+			m.measured.Inc()
+			m.recorder.Visit(d, r.User, variant, d.values(r)...)
 		}
-		if value != carried || arm >= len(d.Variants) {
-			m.other.Inc()
-			continue
+	}
+	if len(set.before) == 0 || r.Refused {
+		return
+	}
+	now := m.now()
+	for _, x := range set.before {
+		if _, ok := x.would(r.User, r.Tier); ok && x.MeasuresBefore(now) {
+			_ = m.recorder.Before(x.Definition, r.User, x.values(r)...) // counted
 		}
-		m.measured.Inc()
-		m.recorder.Visit(d, r.User, arm, d.values(r)...)
 	}
 }
 
-// packedValue finds a flag's value in the packed form.
-func packedValue(packed, key string) (string, bool) {
-	for packed != "" {
-		pair := packed
-		if i := strings.IndexByte(packed, ','); i >= 0 {
-			pair, packed = packed[:i], packed[i+1:]
-		} else {
-			packed = ""
-		}
-		if rest, ok := strings.CutPrefix(pair, key); ok && len(rest) > 0 && rest[0] == '=' {
-			return rest[1:], true
-		}
+// Mark names a variant of this version of the experiment, among the characters
+// a-z, 0-9, hyphen, colon and equals sign.
+func (d *Definition) Mark(variant int) string {
+	return fmt.Sprintf("%s:%d=%s", d.Key, d.Version, d.Variants[variant].Name)
+}
+
+// marked finds what a mark names; nil for what is not known.
+func (s *Set) marked(mark string) (*Definition, int) {
+	key, rest, _ := strings.Cut(mark, ":")
+	version, name, _ := strings.Cut(rest, "=")
+	r := s.Find(key)
+	if r == nil || strconv.Itoa(r.Definition.Version) != version {
+		return nil, 0
 	}
-	return "", false
+	d := &r.Definition
+	i := slices.IndexFunc(d.Variants, func(v Variant) bool { return v.Name == name })
+	if i < 0 {
+		return nil, 0
+	}
+	return d, i
 }
 
 // values are what the gateway measures of a request.

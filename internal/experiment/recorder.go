@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9"
 )
 
 const (
@@ -44,6 +48,15 @@ type Recorder struct {
 	open    map[batchOf]*Batch
 	pending []*Batch
 	away    bool
+	dealt   map[batchOf]*dealt
+
+	refused map[string]bool // by experiment; only flush uses it
+}
+
+// dealt counts requests by variant, without waiting.
+type dealt struct {
+	definition *Definition
+	requests   [maxVariants]atomic.Int64
 }
 
 // NewRecorder makes a recorder; Run writes.
@@ -54,6 +67,8 @@ func NewRecorder(o RecorderOptions) (*Recorder, error) {
 	r := &Recorder{
 		options: o,
 		open:    map[batchOf]*Batch{},
+		dealt:   map[batchOf]*dealt{},
+		refused: map[string]bool{},
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_experiment_dropped_total",
 			Help: "Exposures and observations that were not recorded, by reason.",
@@ -91,6 +106,46 @@ func (r *Recorder) Visit(d *Definition, user string, variant int, values ...Valu
 // [Batch.Report]. The error wraps ErrFull where there is no room for them.
 func (r *Recorder) Report(d *Definition, user string, variant int, values ...Value) error {
 	return r.into(d, func(b *Batch) error { return b.Report(user, variant, values...) })
+}
+
+// Before records what was measured of a user before the experiment; see
+// [Batch.Before].
+func (r *Recorder) Before(d *Definition, user string, values ...Value) error {
+	return r.into(d, func(b *Batch) error { return b.Before(user, values...) })
+}
+
+// Dealt gives a function that counts requests that are dealt a variant. It does
+// not wait or allocate.
+func (r *Recorder) Dealt(d *Definition) func(variant int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	name := batchOf{d.Key, d.Version}
+	c := r.dealt[name]
+	if c == nil {
+		c = &dealt{definition: d}
+		r.dealt[name] = c
+	}
+	return func(variant int) { c.requests[variant].Add(1) }
+}
+
+// Seen counts a request that was dealt a variant and has arrived in the access
+// log.
+func (r *Recorder) Seen(d *Definition, variant int) {
+	_ = r.into(d, func(b *Batch) error { b.Seen(variant, 1); return nil }) // counted
+}
+
+// collect takes over what was dealt.
+func (r *Recorder) collect() {
+	r.mu.Lock()
+	all := slices.Collect(maps.Values(r.dealt))
+	r.mu.Unlock()
+	for _, c := range all {
+		for variant := range c.requests {
+			if n := c.requests[variant].Swap(0); n > 0 {
+				_ = r.into(c.definition, func(b *Batch) error { b.Dealt(variant, n); return nil }) // counted
+			}
+		}
+	}
 }
 
 // batchOf names an open batch.
@@ -149,8 +204,10 @@ func (r *Recorder) Run(ctx context.Context) error {
 }
 
 // flush writes every batch. What fails stays for the next time: a batch is
-// added once, however often it is written.
+// added once, however often it is written. What Redis refuses for good is left
+// out, or it would be in the way of everything behind it.
 func (r *Recorder) flush(ctx context.Context) {
+	r.collect()
 	r.mu.Lock()
 	batches := r.pending
 	for name, b := range r.open {
@@ -165,11 +222,16 @@ func (r *Recorder) flush(ctx context.Context) {
 		limited, cancel := context.WithTimeout(ctx, writeTimeout)
 		strays, err := r.options.Store.Write(limited, b)
 		cancel()
-		if err != nil {
+		switch {
+		case refuses(err):
+			r.refuse(b, err)
+			continue
+		case err != nil:
 			r.keep(batches[i:])
 			r.state(true, err)
 			return
 		}
+		delete(r.refused, b.definition.Key)
 		if strays > 0 {
 			r.strays.Add(float64(strays))
 			r.options.Log.Error("users changed the variant of an experiment", "experiment", b.definition.Key, "users", strays)
@@ -180,13 +242,35 @@ func (r *Recorder) flush(ctx context.Context) {
 	}
 }
 
+// refuses reports whether an error is Redis's answer to what it will not take at
+// any time: a key of another kind, a permission that is missing, a script that
+// fails. A full Redis, one that loads or one that has become a replica takes it
+// later.
+func refuses(err error) bool {
+	var answer redis.Error
+	if !errors.As(err, &answer) {
+		return false
+	}
+	text := answer.Error()
+	return strings.HasPrefix(text, "WRONGTYPE ") || strings.HasPrefix(text, "NOPERM ") ||
+		strings.HasPrefix(text, "ERR ") && !strings.HasPrefix(text, "ERR max number of clients")
+}
+
+func (r *Recorder) refuse(b *Batch, err error) {
+	r.dropped.WithLabelValues("refused").Add(float64(b.size()))
+	if key := b.definition.Key; !r.refused[key] {
+		r.refused[key] = true
+		r.options.Log.Error("Redis refuses what was measured of an experiment; it is left out", "experiment", key, "error", err)
+	}
+}
+
 // keep puts batches back, the oldest first, as far as there is room.
 func (r *Recorder) keep(batches []*Batch) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	all := slices.Concat(batches, r.pending)
 	for _, b := range all[min(maxPending, len(all)):] {
-		r.dropped.WithLabelValues("full").Add(float64(len(b.exposed) + len(b.totals)))
+		r.dropped.WithLabelValues("full").Add(float64(b.size()))
 	}
 	r.pending = all[:min(maxPending, len(all))]
 }

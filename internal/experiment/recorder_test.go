@@ -136,6 +136,44 @@ func TestRecorderWithoutRedis(t *testing.T) {
 	}
 }
 
+// What Redis will never take is left out, counted, told of once, and in nobody's
+// way. A Redis that is full takes it later.
+func TestRecorderRefused(t *testing.T) {
+	c := redistest.Client(t, redistest.Server(t))
+	poisoned, other := valid(), valid()
+	other.Key = "other"
+	if err := c.Set(t.Context(), keyOf(poisoned, "users"), "not a hash", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	r, log := newRecorder(t, c)
+	for range 3 {
+		r.Observe(poisoned, "ann", 0, "latency", 1)
+		r.Observe(other, "ann", 0, "latency", 1)
+		r.flush(t.Context())
+	}
+	if data := read(t, r.options.Store, other); data[0].Metrics["latency"].Users.N != 1 || len(r.pending) != 0 {
+		t.Errorf("got %+v, %d wait", data, len(r.pending))
+	}
+	if got := testutil.ToFloat64(r.dropped.WithLabelValues("refused")); got != 9 || log.count("Redis refuses") != 1 || log.count("are not recorded") != 0 {
+		t.Errorf("%v were refused, told of %d times", got, log.count("Redis refuses"))
+	}
+	if err := c.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	r.Observe(other, "bob", 1, "latency", 1)
+	r.flush(t.Context())
+	if len(r.pending) != 1 || log.count("are not recorded") != 1 {
+		t.Errorf("a full Redis: %d wait", len(r.pending))
+	}
+	if err := c.ConfigSet(t.Context(), "maxmemory", "0").Err(); err != nil {
+		t.Fatal(err)
+	}
+	r.flush(t.Context())
+	if data := read(t, r.options.Store, other); data[1].Users != 1 {
+		t.Errorf("got %+v", data)
+	}
+}
+
 func TestRecorderIsBounded(t *testing.T) {
 	c := redis.NewClient(&redis.Options{Addr: redistest.FreeAddr(t), MaxRetries: -1})
 	t.Cleanup(func() { _ = c.Close() })

@@ -86,20 +86,34 @@ func Sequential(control, treatment Moments, expected int64, alpha float64) Compa
 // variants as the weights say. A small one means that the assignment or the
 // recording is broken and that no result may be believed.
 func SampleRatio(counts []int64, weights []uint32) float64 {
+	shares := make([]float64, len(weights))
+	for i, w := range weights {
+		shares[i] = float64(w)
+	}
+	return chiSquare(counts, shares)
+}
+
+// chiSquare is the p-value of Pearson's test that counts fall as the shares say,
+// apart from shares of 0.
+func chiSquare(counts []int64, shares []float64) float64 {
 	total, sum := int64(0), 0.0
 	for i, n := range counts {
 		total += n
-		sum += float64(weights[i])
+		sum += shares[i]
 	}
 	if total == 0 {
 		return 1
 	}
-	statistic := 0.0
+	statistic, degrees := 0.0, -1.0
 	for i, n := range counts {
-		expected := float64(total) * float64(weights[i]) / sum
+		if shares[i] == 0 {
+			continue
+		}
+		expected := float64(total) * shares[i] / sum
 		statistic += (float64(n) - expected) * (float64(n) - expected) / expected
+		degrees++
 	}
-	return distuv.ChiSquared{K: float64(len(counts) - 1)}.Survival(statistic)
+	return distuv.ChiSquared{K: math.Max(1, degrees)}.Survival(statistic)
 }
 
 // Holm adjusts p-values so that the chance of any false alarm among them stays

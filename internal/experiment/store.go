@@ -23,7 +23,16 @@ var (
 const (
 	// batchMarkSeconds is how long a batch may be tried again.
 	batchMarkSeconds = 3600
+	// keepSeconds is how long data is kept that nothing is added to: 400 days.
+	// So what was measured under earlier versions goes away by itself.
+	keepSeconds = 400 * 24 * 3600
+	// Fields beside the users of each variant.
+	dealtField = "dealt "
+	seenField  = "seen "
 )
+
+// dataParts are the parts of an experiment's data, in the order of record.lua.
+var dataParts = [...]string{"users", "exposed", "totals", "moments", "bins", "before", "pairs"}
 
 // Store keeps what was measured in Redis, summed per user and per variant: many
 // replicas add to it, and nothing is read back to add. It is safe for
@@ -50,25 +59,36 @@ func keyOf(d *Definition, part string) string {
 // another variant before: anything but 0 means that the assignment is broken.
 func (s *Store) Write(ctx context.Context, b *Batch) (strays int64, err error) {
 	d := b.definition
-	keys := []string{
-		keyOf(d, "batch:"+b.id), keyOf(d, "users"), keyOf(d, "exposed"),
-		keyOf(d, "totals"), keyOf(d, "moments"), keyOf(d, "bins"),
+	keys := []string{keyOf(d, "batch:"+b.id)}
+	for _, part := range dataParts {
+		keys = append(keys, keyOf(d, part))
 	}
-	args := make([]any, 0, 6+2*maxMetrics+2*len(b.exposed)+7*len(b.totals)+2*len(b.counts))
-	args = append(args, batchMarkSeconds)
-	args = appendReported(args, d)
+	args := make([]any, 0, 16+3*maxMetrics+5*len(b.before)+2*len(b.exposed)+7*len(b.totals)+2*len(b.counts)+2*len(b.requests))
+	args = append(args, batchMarkSeconds, keepSeconds, d.maximumUsers())
+	metrics := d.Metrics()
+	args = append(args, len(metrics))
+	for _, m := range metrics {
+		args = append(args, m.Name, string(m.Kind), one(m.Source == Reported))
+	}
+	args = append(args, len(b.before))
+	for at, sums := range b.before {
+		args = append(args, at.metric, at.user, sums.Count, exact(sums.Sum), sums.NonZero)
+	}
 	args = append(args, len(b.exposed))
 	for user, variant := range b.exposed {
 		args = append(args, user, variant)
 	}
 	args = append(args, len(b.totals))
 	for at, sums := range b.totals {
-		args = append(args, at.metric, at.user, b.variantOf(at.user), string(b.kinds[at.metric]),
-			sums.Count, strconv.FormatFloat(sums.Sum, 'g', -1, 64), sums.NonZero)
+		args = append(args, at.metric, at.user, b.variantOf(at.user), string(b.kinds[at.metric]), sums.Count, exact(sums.Sum), sums.NonZero)
 	}
 	args = append(args, len(b.counts))
 	for at, n := range b.counts {
 		args = append(args, fmt.Sprintf("%s %d %s", at.metric, at.variant, at.field), n)
+	}
+	args = append(args, len(b.requests))
+	for field, n := range b.requests {
+		args = append(args, field, n)
 	}
 	strays, err = s.record.Run(ctx, s.rdb, keys, args...).Int64()
 	if err != nil {
@@ -77,63 +97,67 @@ func (s *Store) Write(ctx context.Context, b *Batch) (strays int64, err error) {
 	return strays, nil
 }
 
+// exact writes a number so that it reads back the same.
+func exact(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }
+
 // Read gives what was measured so far, for Analyse. Users who met a variant and
 // were not observed count as 0 for sums and rates.
 func (s *Store) Read(ctx context.Context, d *Definition) ([]VariantData, error) {
-	answer, err := s.read.Run(ctx, s.rdb, []string{keyOf(d, "exposed"), keyOf(d, "moments"), keyOf(d, "bins")}).Slice()
+	data, err := s.readAll(ctx, d)
 	if err != nil {
 		return nil, fmt.Errorf("read experiment %s: %w", d.Key, err)
 	}
-	var hashes [3]map[string]string
+	return data, nil
+}
+
+func (s *Store) readAll(ctx context.Context, d *Definition) ([]VariantData, error) {
+	answer, err := s.read.Run(ctx, s.rdb, []string{keyOf(d, "exposed"), keyOf(d, "moments"), keyOf(d, "bins"), keyOf(d, "pairs")}).Slice()
+	if err != nil {
+		return nil, err
+	}
+	var hashes [4]map[string]string
 	if len(answer) != len(hashes) {
-		return nil, fmt.Errorf("read experiment %s: answer of %d parts", d.Key, len(answer))
+		return nil, fmt.Errorf("answer of %d parts", len(answer))
 	}
 	for i := range hashes {
 		if hashes[i], err = hashOf(answer[i]); err != nil {
-			return nil, fmt.Errorf("read experiment %s: %w", d.Key, err)
+			return nil, err
 		}
 	}
-	exposed, moments := hashes[0], hashes[1]
+	exposed, moments, pairs := hashes[0], hashes[1], hashes[3]
 	sketches, err := readSketches(hashes[2])
 	if err != nil {
-		return nil, fmt.Errorf("read experiment %s: %w", d.Key, err)
+		return nil, err
 	}
 	out := make([]VariantData, len(d.Variants))
 	for i := range out {
-		out[i].Metrics = map[string]MetricData{}
-		if text, ok := exposed[strconv.Itoa(i)]; ok {
-			if out[i].Users, err = strconv.ParseInt(text, 10, 64); err != nil {
-				return nil, fmt.Errorf("read experiment %s: users of variant %d: %w", d.Key, i, err)
+		v := &out[i]
+		v.Metrics = map[string]MetricData{}
+		variant := strconv.Itoa(i)
+		for field, to := range map[string]*int64{variant: &v.Users, dealtField + variant: &v.Dealt, seenField + variant: &v.Seen} {
+			if text, ok := exposed[field]; ok {
+				if *to, err = strconv.ParseInt(text, 10, 64); err != nil {
+					return nil, fmt.Errorf("count %q: %w", field, err)
+				}
 			}
 		}
 		for _, m := range d.Metrics() {
-			group := fmt.Sprintf("%s %d", m.Name, i)
+			group := m.Name + " " + variant
 			sums, err := readMoments(moments[group])
 			if err != nil {
-				return nil, fmt.Errorf("read experiment %s: %s: %w", d.Key, group, err)
+				return nil, fmt.Errorf("%s: %w", group, err)
 			}
 			if m.Kind != Mean {
-				sums.Merge(Moments{N: out[i].Users - sums.N})
+				sums.Merge(Moments{N: v.Users - sums.N})
 			}
-			out[i].Metrics[m.Name] = MetricData{Users: sums, Observations: sketches[group]}
+			known, err := readPair(pairs[group])
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", group, err)
+			}
+			v.Metrics[m.Name] = MetricData{Users: sums, Known: known, Observations: sketches[group]}
 		}
 	}
 	return out, nil
-}
-
-// appendReported adds the metrics that are not measured by the gateway.
-func appendReported(args []any, d *Definition) []any {
-	at := len(args)
-	args = append(args, 0)
-	n := 0
-	for _, m := range d.Metrics() {
-		if m.Source == Reported {
-			args = append(args, m.Name, string(m.Kind))
-			n++
-		}
-	}
-	args[at] = n
-	return args
 }
 
 // hashOf reads a hash of a script's answer: fields and values in turn.
@@ -164,6 +188,19 @@ func readMoments(text string) (Moments, error) {
 		return m, fmt.Errorf("moments %q: %w", text, err)
 	}
 	return m, nil
+}
+
+// readPair reads "n mean m2 mean m2 co"; nothing is nothing measured.
+func readPair(text string) (Pair, error) {
+	var p Pair
+	if text == "" {
+		return p, nil
+	}
+	if _, err := fmt.Sscan(text, &p.Value.N, &p.Value.Mean, &p.Value.M2, &p.Before.Mean, &p.Before.M2, &p.Co); err != nil {
+		return p, fmt.Errorf("pairs of moments %q: %w", text, err)
+	}
+	p.Before.N = p.Value.N
+	return p, nil
 }
 
 // readSketches makes sketches of the bins, by metric and variant.
@@ -202,7 +239,7 @@ func readSketches(fields map[string]string) (map[string]*Sketch, error) {
 // Delete forgets what was measured of one version of an experiment.
 func (s *Store) Delete(ctx context.Context, d *Definition) error {
 	var keys []string
-	for _, part := range []string{"users", "exposed", "totals", "moments", "bins"} {
+	for _, part := range dataParts {
 		keys = append(keys, keyOf(d, part))
 	}
 	if err := s.rdb.Unlink(ctx, keys...).Err(); err != nil {

@@ -230,7 +230,7 @@ func abs(v float64) float64 { return max(v, -v) }
 // Data that this program did not write is refused and not guessed at.
 func TestStoreBadData(t *testing.T) {
 	for part, fields := range map[string][2]string{
-		"exposed": {"0", "many"}, "moments": {"latency 0", "1 x"}, "bins": {"latency 0 +x", "1"},
+		"exposed": {"0", "many"}, "moments": {"latency 0", "1 x"}, "pairs": {"latency 0", "1 2 3 4 5"}, "bins": {"latency 0 +x", "1"},
 	} {
 		c := redistest.Client(t, redistest.Embedded(t))
 		d := valid()
@@ -258,4 +258,47 @@ func TestStoreWithoutRedis(t *testing.T) {
 	if writeErr == nil || readErr == nil || s.Delete(t.Context(), d) == nil {
 		t.Error("nothing failed without Redis")
 	}
+}
+
+// Once as many users have met a variant as are measured at most, no more are,
+// and those that are known go on. What waits for an exposure, and what was
+// before, is bounded too.
+func TestStoreIsBounded(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		d, s := valid(), NewStore(c)
+		d.MinimumUsers, d.MaximumUsers = 2, 4
+		b := newBatch(t, d)
+		for i := range 20 {
+			name := fmt.Sprint(i)
+			if err := errors.Join(b.Before("before-"+name, Value{"latency", 1}, Value{"conversion", 1}), b.Report("waits-"+name, 0, Value{"conversion", 1})); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(t, s, b)
+		for range 2 {
+			b = newBatch(t, d)
+			for i := range 20 {
+				observe(t, b, fmt.Sprint(i), i%2, "latency", 1)
+			}
+			if strays := write(t, s, b); strays != 0 {
+				t.Errorf("%d strays", strays)
+			}
+		}
+		data := read(t, s, d)
+		if users := data[0].Users + data[1].Users; users != 4 || data[0].Metrics["latency"].Users.N+data[1].Metrics["latency"].Users.N != 4 {
+			t.Errorf("got %+v", data)
+		}
+		if n, m := c.HLen(t.Context(), keyOf(d, "before")).Val(), c.HLen(t.Context(), keyOf(d, "totals")).Val(); n > 8 || m > 8+4 {
+			t.Errorf("%d values before, %d totals", n, m)
+		}
+		report, err := Analyse(d, data)
+		if err != nil || len(report.Warnings) != 1 || !strings.Contains(report.Warnings[0], "4 users") {
+			t.Errorf("got %q, %v", report.Warnings, err)
+		}
+		for _, part := range dataParts[:5] {
+			if ttl := c.TTL(t.Context(), keyOf(d, part)).Val(); ttl <= 0 {
+				t.Errorf("%s is kept for ever", part)
+			}
+		}
+	})
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +27,8 @@ type WatcherOptions struct {
 	// Changed is called after every change, by Run's goroutine; may be nil.
 	Changed func(*Set)
 	Log     *slog.Logger
+	// Now is the clock; time.Now if nil.
+	Now func() time.Time
 	// Metrics is where the watcher registers its metrics; may be nil.
 	Metrics prometheus.Registerer
 }
@@ -32,8 +36,9 @@ type WatcherOptions struct {
 // Set is the experiments at one moment. It is immutable.
 type Set struct {
 	version int64
-	records []Record
+	records []Record // sorted by key
 	live    []Live
+	before  []Live // those that measure the time before they start
 }
 
 // Live is an experiment that is not stopped, ready to assign.
@@ -46,17 +51,25 @@ type Live struct {
 // The caller must not change them.
 func (s *Set) Live() []Live { return s.live }
 
-// Find gives an experiment's record, nil where there is none.
-func (s *Set) Find(key string) *Record {
-	snapshot := Snapshot{Records: s.records}
-	return snapshot.Find(key)
-}
+// Find gives an experiment's record, nil where there is none. The caller must
+// not change it.
+func (s *Set) Find(key string) *Record { return find(s.records, key) }
 
-func newSet(version int64, records []Record) *Set {
+func newSet(version int64, records []Record, now time.Time) *Set {
 	s := &Set{version: version, records: records}
 	for i := range records {
-		if d := &records[i].Definition; d.State == Started {
-			s.live = append(s.live, Live{d, NewAssigner(d)})
+		d := &records[i].Definition
+		x := Live{d, NewAssigner(d)}
+		switch state := d.StateAt(now); {
+		case state == Stopped:
+		case state == Draft && !d.MeasureBefore:
+		case state == Draft:
+			s.before = append(s.before, x)
+		default:
+			s.live = append(s.live, x)
+			if d.MeasuresBefore(now) {
+				s.before = append(s.before, x)
+			}
 		}
 	}
 	return s
@@ -79,17 +92,27 @@ func NewWatcher(o WatcherOptions) (*Watcher, error) {
 	if o.Changed == nil {
 		o.Changed = func(*Set) {}
 	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	w := &Watcher{options: o, wake: make(chan struct{}, 1)}
-	w.current.Store(newSet(-1, nil))
+	w.current.Store(newSet(-1, nil, o.Now()))
 	if o.Metrics == nil {
 		return w, nil
 	}
-	running := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tollgate_experiments_running", Help: "Experiments that assign users."},
-		func() float64 { return float64(len(w.Current().Live())) })
+	running := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tollgate_experiments_running", Help: "Experiments that assign users."}, w.running)
 	if err := o.Metrics.Register(running); err != nil {
 		return nil, fmt.Errorf("experiment metrics: %w", err)
 	}
 	return w, nil
+}
+
+func (w *Watcher) running() float64 {
+	n, now := 0.0, w.options.Now()
+	for _, x := range w.Current().Live() {
+		n += one(x.Running(now))
+	}
+	return n
 }
 
 // Current is what is known, never nil. It does not block.
@@ -161,7 +184,8 @@ func (w *Watcher) pull(ctx context.Context) error {
 		}
 		w.options.Log.Error("stored experiment is not understood", "experiment", key, "kept", kept != nil, "error", err)
 	}
-	next := newSet(snapshot.Version, snapshot.Records)
+	slices.SortFunc(snapshot.Records, func(a, b Record) int { return strings.Compare(a.Definition.Key, b.Definition.Key) })
+	next := newSet(snapshot.Version, snapshot.Records, w.options.Now())
 	w.current.Store(next)
 	w.options.Changed(next)
 	return nil

@@ -30,7 +30,7 @@ const overwrite = "\x18\x02"
 
 // allowed lets the request pass with what the backend is told: a CheckResponse
 // with status OK, an OkHttpResponse and dynamic metadata.
-func (s *Server) allowed(o *gate.Outcome, id string) encoded {
+func (s *Server) allowed(o *gate.Outcome, id, baggage string) encoded {
 	f := s.facts(o)
 	// An OkHttpResponse and a Struct are written behind one another, and moved
 	// apart by the length that comes before each.
@@ -55,11 +55,21 @@ func (s *Server) allowed(o *gate.Outcome, id string) encoded {
 			b = appendHeader(b, s.names.FlagPrefix+key, value)
 		}
 	}
+	if s.names.Baggage.on() {
+		var buf [1024]byte
+		b = appendHeader(b, baggageHeader, string(s.names.Baggage.append(buf[:0], baggage, f.flags, f.experiments)))
+	}
 	b = s.appendLimits(b, o.Limits, 6) // response_headers_to_add
 	b = end(b, at)
 
 	b, at = open(b, 4) // dynamic_metadata
 	b = appendAlways(b, o, id)
+	if f.experiments != "" {
+		b = appendMetadata(b, "experiments", f.experiments)
+		if o.Subject.Visitor {
+			b = appendMetadata(b, "visitor", o.Subject.Key)
+		}
+	}
 	if f.session != "" {
 		b = appendMetadata(b, "session", f.session)
 	}
@@ -84,7 +94,7 @@ func appendAlways(b []byte, o *gate.Outcome, id string) []byte {
 
 // facts are what a backend is told of the caller.
 type facts struct {
-	user, roles, session, consent, flags, riskScore, riskReasons string
+	user, roles, session, consent, flags, experiments, riskScore, riskReasons string
 	// only are the flags that the route asks for; nil asks for all.
 	only []string
 }
@@ -105,6 +115,7 @@ func (s *Server) facts(o *gate.Outcome) facts {
 	}
 	var buf [512]byte
 	f.flags = string(o.FlagSet.AppendHeader(buf[:0], &o.Subject, f.only, o.Now))
+	f.experiments = string(o.FlagSet.AppendAssignments(buf[:0], &o.Subject, f.only, o.Now))
 	return f
 }
 

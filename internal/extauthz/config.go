@@ -18,6 +18,9 @@ type HeadersConfig struct {
 	RiskScore   string `yaml:"risk_score" doc:"Header for the score of suspicious activity, 1 to 100; absent where it is 0."`
 	RiskReasons string `yaml:"risk_reasons" doc:"Header for the codes of what is suspicious, comma-separated; absent with the score."`
 	Consent     string `yaml:"consent" doc:"Header for the purposes the user consents to, comma-separated and sorted."`
+	// Baggage and Visitor are sections.
+	Baggage BaggageConfig `yaml:"baggage" doc:"What is handed on in the W3C baggage header beside the headers."`
+	Visitor VisitorConfig `yaml:"visitor" doc:"Where anonymous clients bring a stable key of their own."`
 }
 
 // DefaultHeaders are the names of the contract.

@@ -65,7 +65,7 @@ type Server struct {
 
 // New makes a server.
 func New(o Options) *Server {
-	return &Server{decider: o.Decider, names: o.Headers, wanted: newHeaderNames(o.TokenHeader, o.PlaceHeaders), payloadKey: o.PayloadKey, limitHeaders: o.LimitHeaders}
+	return &Server{decider: o.Decider, names: o.Headers, wanted: newHeaderNames(o.TokenHeader, o.PlaceHeaders, o.Headers), payloadKey: o.PayloadKey, limitHeaders: o.LimitHeaders}
 }
 
 const service = "envoy.service.auth.v3.Authorization"
@@ -91,8 +91,7 @@ func (s *Server) check(ctx context.Context, req *checkRequest) (any, error) {
 	var a attributes
 	var r gate.Request // a message that cannot be read is a request without parts
 	if a.parse(req.data, s.wanted) {
-		r = a.request()
-		r.Payload = a.payload(s.payloadKey)
+		r = s.request(&a)
 	}
 	o := s.decider.Decide(ctx, &r)
 	id := decisionID()
@@ -101,12 +100,32 @@ func (s *Server) check(ctx context.Context, req *checkRequest) (any, error) {
 	}
 	switch {
 	case o.Allowed:
-		return s.allowed(&o, id), nil
+		return s.allowed(&o, id, a.baggage), nil
 	case o.Status == http.StatusTooManyRequests:
 		return s.limited(&o, r.ID, id), nil
 	default:
 		return denied(&o, r.ID, id), nil
 	}
+}
+
+func (s *Server) request(a *attributes) gate.Request {
+	r := a.request()
+	r.Payload = a.payload(s.payloadKey)
+	r.Visitor = s.names.Visitor.key(a)
+	return r
+}
+
+// Request is what a check would make of a request, for explanations. Names of
+// headers are lower case.
+func (s *Server) Request(method, host, path string, headers map[string]string) gate.Request {
+	a := attributes{method: method, host: host, path: path}
+	p := parser{attributes: &a, names: s.wanted}
+	for name, value := range headers {
+		if to := p.header(name); to != nil {
+			*to = value
+		}
+	}
+	return s.request(&a)
 }
 
 // decisionID names a decision in access logs and traces. It is no secret.

@@ -383,7 +383,7 @@ func FuzzRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		checkWire(t, s, data)
 		var a attributes
-		ok := a.parse(string(data), newHeaderNames("x-token", anomaly.PlaceHeadersConfig{Country: "x-country"}))
+		ok := a.parse(string(data), newHeaderNames("x-token", anomaly.PlaceHeadersConfig{Country: "x-country"}, DefaultHeaders()))
 		var r authv3.CheckRequest
 		if proto.Unmarshal(data, &r) != nil {
 			return // what the generated code refuses may be read or not: it is judged all the same

@@ -75,7 +75,7 @@ func TestLimitsOracle(t *testing.T) {
 		headers := rapid.Bool().Draw(t, "headers")
 		s := New(Options{Headers: DefaultHeaders(), LimitHeaders: headers})
 		if o.Limits.Allowed {
-			got := decoded(t, s.allowed(&o, "id"))
+			got := decoded(t, s.allowed(&o, "id", ""))
 			var want []*corev3.HeaderValueOption
 			if headers {
 				want = options(o.Limits)

@@ -32,7 +32,7 @@ type attributes struct {
 	metadata           string // metadata_context, encoded
 
 	// headers
-	authorization, cookie, token, proof, requestID, external, userAgent, deviceID string
+	authorization, cookie, token, proof, requestID, external, userAgent, deviceID, baggage, visitorHeader string
 
 	place anomaly.PlaceText
 }
@@ -62,6 +62,8 @@ func (a *attributes) request() gate.Request {
 		ID: a.requestID, Address: address(a.external, a.peer), UserAgent: a.userAgent, DeviceID: a.deviceID, Place: a.place,
 	}
 }
+
+const deviceHeader = "x-device-id"
 
 // jwtNamespace is where Envoy's jwt_authn filter leaves its metadata.
 const jwtNamespace = "envoy.filters.http.jwt_authn"
@@ -97,13 +99,18 @@ func address(external, peer string) netip.Addr {
 // headerNames are the headers, lower case, that the configuration names; empty
 // where it names none.
 type headerNames struct {
-	token string
-	place anomaly.PlaceHeadersConfig
-	any   bool
+	token, visitor, baggage string
+	place                   anomaly.PlaceHeadersConfig
+	any                     bool
 }
 
-func newHeaderNames(token string, place anomaly.PlaceHeadersConfig) *headerNames {
-	return &headerNames{token: token, place: place, any: token != "" || place != anomaly.PlaceHeadersConfig{}}
+func newHeaderNames(token string, place anomaly.PlaceHeadersConfig, h HeadersConfig) *headerNames {
+	n := &headerNames{token: token, visitor: h.Visitor.Header, place: place}
+	if h.Baggage.on() {
+		n.baggage = baggageHeader
+	}
+	n.any = *n != headerNames{}
+	return n
 }
 
 // parser walks a CheckRequest. Each of its steps handles the fields of one
@@ -267,7 +274,7 @@ func (p *parser) header(name string) *string {
 		return &p.cookie
 	case "user-agent":
 		return &p.userAgent
-	case "x-device-id":
+	case deviceHeader:
 		return &p.deviceID
 	case "dpop":
 		return &p.proof
@@ -282,6 +289,10 @@ func (p *parser) header(name string) *string {
 	switch name {
 	case p.names.token:
 		return &p.token
+	case p.names.baggage:
+		return &p.baggage
+	case p.names.visitor:
+		return &p.visitorHeader
 	case p.names.place.Country:
 		return &p.place.Country
 	case p.names.place.Network:

@@ -26,12 +26,23 @@ type Experiment struct {
 	// Assign gives a user's variant as an index of Variants, or false. It is
 	// called on the request path, by several goroutines, and must not allocate.
 	Assign func(user, tier string, now int64) (int, bool)
+	// Visitors lets anonymous visitors take part, beside users.
+	Visitors bool
+	// Marks are what [Set.AppendAssignments] writes for each of Variants.
+	Marks []string
+	// Dealt is told of each assignment that was written, by its index; nil for
+	// nobody. As Assign, it must be fast.
+	Dealt func(arm int)
 }
 
 // experimental is a compiled Experiment.
 type experimental struct {
 	assign func(user, tier string, now int64) (int, bool)
 	arms   []*variant
+	marks  []string
+	dealt  func(arm int)
+
+	visitors bool
 }
 
 // With returns the set with experiments laid over it. Those that do not fit
@@ -57,6 +68,11 @@ func (s *Set) With(experiments []Experiment) (*Set, error) {
 	out.sorted = make([]*compiled, len(out.keys))
 	for i, key := range out.keys {
 		out.sorted[i] = out.flags[key]
+	}
+	for _, f := range out.sorted {
+		if f.experiment != nil {
+			out.experiments = append(out.experiments, f)
+		}
 	}
 	out.digest = h.Sum64()
 	return out, errors.Join(errs...)
@@ -95,7 +111,10 @@ func (s *Set) lay(x *Experiment) error {
 	case len(f.prerequisites) > 0:
 		return fmt.Errorf("flag %s has prerequisites; bind the experiment to a flag without", x.Flag)
 	}
-	e := &experimental{assign: x.Assign}
+	if len(x.Marks) != len(x.Variants) {
+		return fmt.Errorf("flag %s: %d marks for %d variants", x.Flag, len(x.Marks), len(x.Variants))
+	}
+	e := &experimental{assign: x.Assign, marks: x.Marks, dealt: x.Dealt, visitors: x.Visitors}
 	headers := map[string]bool{}
 	for _, name := range x.Variants {
 		v, ok := f.byName[name]
@@ -129,7 +148,7 @@ func experimentFlag(x *Experiment) *compiled {
 // takesPart gives the arm of a user who is in the flag's experiment, or -1.
 func (f *compiled) takesPart(e *evaluation) int {
 	s := e.subject
-	if f.experiment == nil || s.Anonymous || s.Key == "" {
+	if f.experiment == nil || s.Key == "" || s.Anonymous && !(s.Visitor && f.experiment.visitors) {
 		return -1
 	}
 	if _, single := f.users[s.Key]; single {
@@ -146,21 +165,39 @@ func (f *compiled) takesPart(e *evaluation) int {
 	return -1
 }
 
-// Arm gives the variant that the flag's experiment deals a user, as an index of
-// Experiment.Variants, and its value in headers; false for a user who does not
-// take part, and where the flag's state keeps the experiment from deciding.
-func (s *Set) Arm(key, user, tier string, now time.Time) (arm int, header string, ok bool) {
-	f, known := s.flags[key]
-	if !known || f.experiment == nil || f.disabled || f.isFixed {
-		return 0, "", false
+// AppendAssignments appends the marks of the variants that experiments deal the
+// subject, separated by commas and sorted by flag; nothing where none decides.
+// only is AppendHeader's. It tells of each (Experiment.Dealt): ask once a request.
+func (s *Set) AppendAssignments(dst []byte, subject *Subject, only []string, now time.Time) []byte {
+	if len(s.experiments) == 0 {
+		return dst
 	}
-	at := now.Unix()
-	if at < f.from || at >= f.until {
-		return 0, "", false
+	e := evaluation{env: env{subject: subject, now: now.Unix()}}
+	start := len(dst)
+	for _, f := range s.experiments {
+		if only != nil && !slices.Contains(only, f.key) {
+			continue
+		}
+		arm := f.dealtBy(&e)
+		if arm < 0 {
+			continue
+		}
+		if len(dst) > start {
+			dst = append(dst, ',')
+		}
+		dst = append(dst, f.experiment.marks[arm]...)
+		if f.experiment.dealt != nil {
+			f.experiment.dealt(arm)
+		}
 	}
-	e := evaluation{env: env{subject: &Subject{Key: user, Tier: tier}, now: at}}
-	if arm = f.takesPart(&e); arm < 0 {
-		return 0, "", false
+	return dst
+}
+
+// dealtBy is takesPart, or -1 where the flag's state keeps the experiment from
+// deciding.
+func (f *compiled) dealtBy(e *evaluation) int {
+	if f.disabled || f.isFixed || e.now < f.from || e.now >= f.until {
+		return -1
 	}
-	return arm, f.experiment.arms[arm].header, true
+	return f.takesPart(e)
 }

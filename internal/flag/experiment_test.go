@@ -1,9 +1,12 @@
 package flag
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // halves deals users by their first byte: a to m take part, even bytes get the
@@ -17,6 +20,12 @@ func halves(user, tier string, now int64) (int, bool) {
 
 func laidOver(t *testing.T, source string, experiments ...Experiment) (*Set, error) {
 	t.Helper()
+	for i := range experiments {
+		x := &experiments[i]
+		for _, v := range x.Variants {
+			x.Marks = append(x.Marks, x.Name+":1="+v)
+		}
+	}
 	defs, err := Parse("flags.yaml", []byte(source))
 	if err != nil {
 		t.Fatal(err)
@@ -41,12 +50,13 @@ flags:
 
 func TestExperiments(t *testing.T) {
 	var all []Experiment
+	told := map[string]int{}
 	for _, key := range []string{"dark", "killed", "later", "gone"} {
 		all = append(all, Experiment{Name: key, Flag: key, Variants: []string{"off", "on"}, Assign: halves})
 	}
 	all = append(all,
 		Experiment{Name: "colour", Flag: "colour", Variants: []string{"green", "blue"}, Assign: halves},
-		Experiment{Name: "new", Flag: "new", Variants: []string{"control", "bold"}, Assign: halves})
+		Experiment{Name: "new", Flag: "new", Variants: []string{"control", "bold"}, Assign: halves, Dealt: func(arm int) { told[fmt.Sprint("new ", arm)]++ }})
 	set, err := laidOver(t, experimentFlags, all...)
 	if err != nil {
 		t.Fatal(err)
@@ -55,34 +65,33 @@ func TestExperiments(t *testing.T) {
 	for name, tt := range map[string]struct {
 		subject Subject
 		want    string
+		dealt   string
 	}{
-		"control":         {Subject{Key: "bob", Tier: "premium"}, "after=off,colour=green,dark=off,killed=off,later=off,new=control"},
-		"treatment":       {Subject{Key: "carl", Tier: "premium"}, "after=on,colour=blue,dark=on,killed=off,later=off,new=bold"},
-		"a single user":   {Subject{Key: "anna"}, "after=on,colour=green,dark=on,killed=off,later=off,new=bold"},
-		"not in it":       {Subject{Key: "zoe"}, "after=off,colour=green,dark=off,killed=off,later=off"},
-		"another tier":    {Subject{Key: "carl", Tier: "free"}, "after=off,colour=green,dark=off,killed=off,later=off"},
-		"anonymous":       {Subject{Key: "carl", Anonymous: true}, "after=off,colour=green,dark=off,killed=off,later=off"},
-		"without an name": {Subject{}, "after=off,colour=green,dark=off,killed=off,later=off"},
+		"control":         {Subject{Key: "bob", Tier: "premium"}, "after=off,colour=green,dark=off,killed=off,later=off,new=control", "colour:1=green,dark:1=off,new:1=control"},
+		"treatment":       {Subject{Key: "carl", Tier: "premium"}, "after=on,colour=blue,dark=on,killed=off,later=off,new=bold", "colour:1=blue,dark:1=on,new:1=bold"},
+		"a single user":   {Subject{Key: "anna"}, "after=on,colour=green,dark=on,killed=off,later=off,new=bold", "dark:1=on,new:1=bold"},
+		"not in it":       {Subject{Key: "zoe"}, "after=off,colour=green,dark=off,killed=off,later=off", ""},
+		"another tier":    {Subject{Key: "carl", Tier: "free"}, "after=off,colour=green,dark=off,killed=off,later=off", ""},
+		"anonymous":       {Subject{Key: "carl", Anonymous: true}, "after=off,colour=green,dark=off,killed=off,later=off", ""},
+		"without an name": {Subject{}, "after=off,colour=green,dark=off,killed=off,later=off", ""},
 	} {
 		got := string(set.AppendHeader(nil, &tt.subject, nil, now))
 		if got != tt.want {
 			t.Errorf("%s: got %s, want %s", name, got, tt.want)
 		}
-		// What the header says is what Arm says.
-		for _, x := range all {
-			_, value, ok := set.Arm(x.Flag, tt.subject.Key, tt.subject.Tier, now)
-			if ok && !tt.subject.Anonymous && !strings.Contains(","+got+",", ","+x.Flag+"="+value+",") {
-				t.Errorf("%s: %s is %s, but not in %s", name, x.Flag, value, got)
-			}
+		if got := string(set.AppendAssignments(nil, &tt.subject, nil, now)); got != tt.dealt {
+			t.Errorf("%s: dealt %q, want %q", name, got, tt.dealt)
 		}
 	}
-	if arm, value, ok := set.Arm("dark", "carl", "premium", now); !ok || arm != 1 || value != "on" {
-		t.Errorf("got %d, %q, %v", arm, value, ok)
+	// A route that does not ask for a flag takes no part in its experiment, and
+	// each assignment is told of once.
+	told = map[string]int{}
+	carl := Subject{Key: "carl", Tier: "premium"}
+	if got := string(set.AppendAssignments([]byte("x "), &carl, []string{"new", "killed", "none"}, now)); got != "x new:1=bold" {
+		t.Errorf("got %q", got)
 	}
-	for _, key := range []string{"killed", "later", "gone", "after", "none"} {
-		if _, _, ok := set.Arm(key, "carl", "premium", now); ok {
-			t.Errorf("%s has an experiment that decides", key)
-		}
+	if diff := cmp.Diff(map[string]int{"new 1": 1}, told); diff != "" {
+		t.Error(diff)
 	}
 	if r := set.Evaluate("new", &Subject{Key: "carl"}, now); r.Value != "bold" || r.Reason != ReasonSplit {
 		t.Errorf("got %+v", r)
@@ -106,8 +115,12 @@ func TestExperimentsThatDoNotFit(t *testing.T) {
 			t.Errorf("%q is missing in %v", want, err)
 		}
 	}
-	if _, value, ok := set.Arm("dark", "carl", "", time.Unix(1, 0)); !ok || value != "off" {
-		t.Errorf("what fits does not run: %q, %v", value, ok)
+	if got := string(set.AppendAssignments(nil, &Subject{Key: "carl"}, nil, time.Unix(1, 0))); !strings.Contains(got, "d:1=off") {
+		t.Errorf("what fits does not run: %q", got)
+	}
+	set, _ = laidOver(t, experimentFlags)
+	if _, err := set.With([]Experiment{{Name: "m", Flag: "dark", Variants: []string{"on", "off"}, Assign: halves}}); err == nil {
+		t.Error("variants without marks fit")
 	}
 }
 
@@ -126,7 +139,10 @@ func TestExperimentsDoNotAllocate(t *testing.T) {
 		t.Fatal(err)
 	}
 	buf, subject, now := make([]byte, 0, 512), Subject{Key: "carl"}, time.Unix(1, 0)
-	if n := testing.AllocsPerRun(100, func() { buf = set.AppendHeader(buf[:0], &subject, nil, now) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() {
+		buf = set.AppendHeader(buf[:0], &subject, nil, now)
+		buf = set.AppendAssignments(buf, &subject, nil, now)
+	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

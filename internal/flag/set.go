@@ -13,6 +13,8 @@ type Set struct {
 	keys    []string
 	sorted  []*compiled // by key
 	flags   map[string]*compiled
+	// experiments are the flags that one is laid over, by key.
+	experiments []*compiled
 }
 
 // Version is the store's version that the set was compiled from; 0 for a file.

@@ -1,5 +1,15 @@
 package flag
 
+import "strings"
+
+// VisitorPrefix begins the keys of anonymous visitors, so that none is a user's.
+const VisitorPrefix = "visitor:"
+
+// IsVisitor is what [Subject.Visitor] is for a key.
+func IsVisitor(anonymous bool, key string) bool {
+	return anonymous && strings.HasPrefix(key, VisitorPrefix)
+}
+
 // Subject is who a flag is evaluated for. It is read only.
 type Subject struct {
 	// Key is the user's id, or a stable anonymous key. Without it, roll-outs
@@ -7,6 +17,9 @@ type Subject struct {
 	Key string
 	// Anonymous is true where Key is not an authenticated user.
 	Anonymous bool
+	// Visitor is true where Anonymous is and Key is one that the client brings
+	// along, behind [VisitorPrefix].
+	Visitor bool
 	// Tier is the subject's tier.
 	Tier string
 	// Roles are the subject's roles, in any order.

@@ -45,6 +45,8 @@ type Request struct {
 	Address netip.Addr
 	// UserAgent and DeviceID are the client's own words.
 	UserAgent, DeviceID string
+	// Visitor is the stable key that an anonymous client brings; empty for none.
+	Visitor string
 	// Place is where the client is, as a trusted proxy before Envoy says; empty
 	// where there is none.
 	Place anomaly.PlaceText
@@ -203,7 +205,10 @@ func (g *Gate) decide(ctx context.Context, r *Request, o *Outcome, e *Explanatio
 		o.Subject = flag.Subject{Key: p.Subject, Tier: p.Tier, Roles: p.Roles, Claims: p.Claims}
 	} else {
 		o.Subject = flag.Subject{Anonymous: true, Tier: TierAnonymous}
-		if r.Address.IsValid() {
+		switch {
+		case r.Visitor != "":
+			o.Subject.Key, o.Subject.Visitor = flag.VisitorPrefix+r.Visitor, true
+		case r.Address.IsValid():
 			o.Subject.Key = r.Address.String()
 		}
 	}

@@ -2,23 +2,29 @@
 -- before changes nothing, so that a writer may try again.
 --
 -- KEYS[1] string: the batch's mark       KEYS[2] hash: user -> variant
--- KEYS[3] hash: variant -> users         KEYS[4] hash: metric, user -> count sum nonzero
+-- KEYS[3] hash: variant -> users, and requests that were dealt and seen
+-- KEYS[4] hash: metric, user -> count sum nonzero
 -- KEYS[5] hash: metric, variant -> n mean m2   KEYS[6] hash: metric, variant, bin -> observations
--- ARGV[1] seconds to keep the mark
--- ARGV[2] number of reported metrics, then for each: metric, kind
--- then number of users who met their variant, then for each: user, variant
--- then number of totals, then for each: metric, user, variant, kind, count, sum, nonzero
--- then number of bins, then for each: field, observations
+-- KEYS[7] hash: metric, user -> count sum nonzero before the experiment
+-- KEYS[8] hash: metric, variant -> n mean m2, mean and m2 before, sum of products
+-- ARGV[1] seconds to keep the mark       ARGV[2] seconds to keep all else
+-- ARGV[3] users at most
+-- ARGV[4] number of metrics, then for each: metric, kind, 1 if it is reported
+-- then the numbers and the parts of: before (metric, user, count, sum, nonzero), users who met
+-- their variant (user, variant), totals (metric, user, variant, kind, count, sum, nonzero),
+-- bins (field, observations), requests (field, number)
 --
 -- What is reported of users who did not meet their variant is kept, and counts
--- from when they do: else those would count who have something to report.
+-- from when they do: else those would count who have something to report. What
+-- was before stands still once a user has met the variant, or else the variant
+-- could change it.
 --
 -- Returns how many users were seen in another variant than before; what they
 -- did is left out.
 if not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1]) then
   return 0
 end
-local at = 2
+local at = 3
 local function take()
   local v = ARGV[at]
   at = at + 1
@@ -30,7 +36,7 @@ local function numbers(text)
   for word in string.gmatch(text or '0 0 0', '%S+') do
     out[#out + 1] = tonumber(word)
   end
-  return out[1], out[2], out[3]
+  return unpack(out)
 end
 
 local function value(kind, count, sum, nonzero)
@@ -42,47 +48,105 @@ local function value(kind, count, sum, nonzero)
   return sum
 end
 
+-- add and remove change count, mean and sum of squared deviations by one value.
+local function add(n, mean, m2, v)
+  local delta = v - mean
+  mean = mean + delta / (n + 1)
+  return n + 1, mean, m2 + delta * (v - mean)
+end
+
+local function remove(n, mean, m2, v)
+  if n <= 1 then
+    return 0, 0, 0
+  end
+  local before = (n * mean - v) / (n - 1)
+  return n - 1, before, math.max(0, m2 - (v - before) * (v - mean))
+end
+
 -- fold puts a user's new value among those of the variant, in place of the old
 -- one where there is one.
 local function fold(metric, variant, old, new)
   local group = metric .. ' ' .. variant
   local n, mean, m2 = numbers(redis.call('HGET', KEYS[5], group))
   if old then
-    if n <= 1 then
-      n, mean, m2 = 0, 0, 0
-    else
-      local before = (n * mean - old) / (n - 1)
-      m2 = math.max(0, m2 - (old - before) * (old - mean))
-      n, mean = n - 1, before
-    end
+    n, mean, m2 = remove(n, mean, m2, old)
   end
-  n = n + 1
-  local delta = new - mean
-  mean = mean + delta / n
-  m2 = m2 + delta * (new - mean)
+  n, mean, m2 = add(n, mean, m2, new)
   redis.call('HSET', KEYS[5], group, string.format('%d %.17g %.17g', n, mean, m2))
 end
 
-local reported = {}
-for i = 1, tonumber(take()) do
-  reported[i] = {take(), take()}
+-- pair is fold for the value together with the one before.
+local function pair(metric, variant, old, new, x)
+  local group = metric .. ' ' .. variant
+  local n, y, y2, mean, m2, co = numbers(redis.call('HGET', KEYS[8], group) or '0 0 0 0 0 0')
+  if old then
+    co = co + (new - old) * (x - mean)
+    n, y, y2 = remove(n, y, y2, old)
+    n, y, y2 = add(n, y, y2, new)
+  else
+    local delta, count = new - y, n
+    n, y, y2 = add(count, y, y2, new)
+    count, mean, m2 = add(count, mean, m2, x)
+    co = co + delta * (x - mean)
+  end
+  redis.call('HSET', KEYS[8], group, string.format('%d %.17g %.17g %.17g %.17g %.17g', n, y, y2, mean, m2, co))
 end
 
-local strayed = {}
-local strays = 0
+local most = tonumber(take())
+local metrics = {}
+for i = 1, tonumber(take()) do
+  metrics[i] = {name = take(), kind = take(), reported = take() == '1'}
+end
+
+for _ = 1, tonumber(take()) do
+  local metric, user = take(), take()
+  local count, sum, nonzero = tonumber(take()), tonumber(take()), tonumber(take())
+  local field = metric .. ' ' .. user
+  local kept = redis.call('HGET', KEYS[7], field)
+  if (kept or redis.call('HLEN', KEYS[7]) < most * #metrics) and redis.call('HEXISTS', KEYS[2], user) == 0 then
+    local c, s, z = numbers(kept)
+    redis.call('HSET', KEYS[7], field, string.format('%d %.17g %d', c + count, s + sum, z + nonzero))
+  end
+end
+local paired = redis.call('EXISTS', KEYS[7]) == 1
+
+-- before is the user's value in the time before, nil where there is none.
+local function before(metric, kind, user)
+  local kept = paired and redis.call('HGET', KEYS[7], metric .. ' ' .. user)
+  return kept and value(kind, numbers(kept)) or nil
+end
+
+local left, strays = {}, 0
+local function stray(user)
+  left[user] = true
+  strays = strays + 1
+end
+
 for _ = 1, tonumber(take()) do
   local user, variant = take(), take()
-  if redis.call('HSETNX', KEYS[2], user, variant) == 1 then
+  local known = redis.call('HGET', KEYS[2], user)
+  if known then
+    if known ~= variant then
+      stray(user)
+    end
+  elseif redis.call('HLEN', KEYS[2]) >= most then
+    left[user] = true
+  else
+    redis.call('HSET', KEYS[2], user, variant)
     redis.call('HINCRBY', KEYS[3], variant, 1)
-    for _, m in ipairs(reported) do
-      local kept = redis.call('HGET', KEYS[4], m[1] .. ' ' .. user)
-      if kept then
-        fold(m[1], variant, nil, value(m[2], numbers(kept)))
+    for _, m in ipairs(metrics) do
+      local kept = m.reported and redis.call('HGET', KEYS[4], m.name .. ' ' .. user)
+      local v = kept and value(m.kind, numbers(kept))
+      if v then
+        fold(m.name, variant, nil, v)
+      elseif m.kind ~= 'mean' then
+        v = 0 -- to have met the variant and done nothing is an outcome
+      end
+      local x = v and before(m.name, m.kind, user)
+      if x then
+        pair(m.name, variant, nil, v, x)
       end
     end
-  elseif redis.call('HGET', KEYS[2], user) ~= variant then
-    strayed[user] = true
-    strays = strays + 1
   end
 end
 
@@ -90,18 +154,23 @@ for _ = 1, tonumber(take()) do
   local metric, user, variant, kind = take(), take(), take(), take()
   local count, sum, nonzero = tonumber(take()), tonumber(take()), tonumber(take())
   local known = redis.call('HGET', KEYS[2], user)
-  if not strayed[user] and known and known ~= variant then
-    strayed[user] = true
-    strays = strays + 1
+  if not left[user] and known and known ~= variant then
+    stray(user)
   end
-  if not strayed[user] then
-    local field = metric .. ' ' .. user
-    local c, s, z = numbers(redis.call('HGET', KEYS[4], field))
+  local field = metric .. ' ' .. user
+  local kept = redis.call('HGET', KEYS[4], field)
+  if not left[user] and (known or kept or redis.call('HLEN', KEYS[4]) < most * #metrics) then
+    local c, s, z = numbers(kept)
     local old = c > 0 and value(kind, c, s, z) or nil
     c, s, z = c + count, s + sum, z + nonzero
     redis.call('HSET', KEYS[4], field, string.format('%d %.17g %d', c, s, z))
     if known then
-      fold(metric, variant, old, value(kind, c, s, z))
+      local new = value(kind, c, s, z)
+      fold(metric, variant, old, new)
+      local x = before(metric, kind, user)
+      if x then
+        pair(metric, variant, old or kind ~= 'mean' and 0 or nil, new, x)
+      end
     end
   end
 end
@@ -109,5 +178,12 @@ end
 for _ = 1, tonumber(take()) do
   local field, observations = take(), take()
   redis.call('HINCRBY', KEYS[6], field, observations)
+end
+for _ = 1, tonumber(take()) do
+  local field, requests = take(), take()
+  redis.call('HINCRBY', KEYS[3], field, requests)
+end
+for i = 2, 8 do
+  redis.call('EXPIRE', KEYS[i], ARGV[2])
 end
 return strays
