@@ -20,7 +20,7 @@ import (
 )
 
 // newAPI builds the HTTP API.
-func newAPI(c Config, rt *app.Runtime, conn *redisconn.Conn, g *gate.Gate, watch *anomaly.Watch, verifier *authn.Verifier, store *revocation.Store, sessions *session.Manager, flags *flag.Store, watcher *flag.Watcher, experiments func(account.Auditor) account.Part) (http.Handler, error) {
+func newAPI(c Config, rt *app.Runtime, conn *redisconn.Conn, g *gate.Gate, reader account.RequestReader, watch *anomaly.Watch, verifier *authn.Verifier, store *revocation.Store, sessions *session.Manager, flags *flag.Store, watcher *flag.Watcher, experiments func(account.Auditor) account.Part) (http.Handler, error) {
 	auth, err := credential.New(c.Management.Clients)
 	if err != nil {
 		return nil, err
@@ -37,18 +37,19 @@ func newAPI(c Config, rt *app.Runtime, conn *redisconn.Conn, g *gate.Gate, watch
 		return nil, err
 	}
 	auditor := account.NewTrail(conn, c.Management.Audit, account.LogAuditor{Log: rt.Log}, time.Now)
+	self := &account.Self{Verifier: verifier, Checker: store, Revoker: store, Manager: sessions, Auditor: auditor, Now: time.Now}
 	return account.New(auth,
 		&account.Tokens{Revoker: store, Checker: store, Inspector: inspector{verifier, time.Now}, Sessions: sessions, Auditor: auditor, Now: time.Now},
 		&account.Sessions{Manager: sessions, Issuers: verifier, Auditor: auditor, Now: time.Now},
-		&account.Self{Verifier: verifier, Checker: store, Revoker: store, Manager: sessions, Auditor: auditor, Now: time.Now},
+		self,
 		&account.OAuth{Revoker: store, Checker: store, Inspector: verifier, Leeway: verifier.Leeway(), Auditor: auditor, Now: time.Now},
 		&account.Signals{
 			Config: c.Signals, Verifier: verifier, Replays: account.NewRedisReplays(conn), Revoker: store, Manager: sessions,
 			Auditor: auditor, Now: time.Now,
 		},
 		auditor, document,
-		&account.Anomaly{Watch: watch, Auditor: auditor, Now: time.Now},
-		&account.Explain{Explainer: g, TokenHeader: c.Tokens.Sources.Header},
+		&account.Anomaly{Watch: watch, Self: self, Auditor: auditor, Now: time.Now},
+		&account.Explain{Explainer: g, Reader: reader},
 		account.NewFlags(flags, watcher, auditor, time.Now),
 		account.NewOFREP(watcher, time.Now),
 		experiments(auditor),

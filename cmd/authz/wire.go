@@ -119,7 +119,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	if err != nil {
 		return err
 	}
-	api, err := newAPI(c, rt, conn, g, watch, verifier, store, sessions, flagStore, watcher, experiments)
+	api, err := newAPI(c, rt, conn, g, server, watch, verifier, store, sessions, flagStore, watcher, experiments)
 	if err != nil {
 		return err
 	}

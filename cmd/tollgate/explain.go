@@ -3,7 +3,10 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
+	"fmt"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -16,14 +19,25 @@ func explainCommand() command {
 		name:      "explain",
 		arguments: "[METHOD] PATH",
 		summary:   "say what would become of a request, and why, step by step",
-		details:   "The token is the value of -bearer, or - for the first line of the standard input.\n" + apiDetails,
+		details: "The token is the value of -bearer, or - for the first line of the standard input.\n" +
+			"Nothing is taken of any limit, and nothing learned.\n" + apiDetails,
 		setup: func(flags *flag.FlagSet) runFunc {
 			api := apiFlags(flags)
 			host := flags.String("host", "", "the request's `host`")
 			address := flags.String("address", "", "the client's `address`")
 			bearer := flags.String("bearer", "", "the `token` that the request has")
+			certificate := flags.String("certificate", "", "`file` with the client's certificate in PEM")
+			headers := map[string]string{}
+			flags.Func("header", "a header of the request, `NAME: VALUE`, such as user-agent; may be given again", func(text string) error {
+				name, value, ok := strings.Cut(text, ":")
+				if !ok || name == "" {
+					return errors.New("NAME: VALUE is needed")
+				}
+				headers[strings.ToLower(name)] = strings.TrimSpace(value)
+				return nil
+			})
 			return func(ctx context.Context, p *process, arguments []string) error {
-				q := apiclient.Question{Method: "GET", Host: *host, Address: *address, Token: *bearer}
+				q := apiclient.Question{Method: "GET", Host: *host, Address: *address, Token: *bearer, Headers: headers}
 				switch len(arguments) {
 				case 1:
 					q.Path = arguments[0]
@@ -41,6 +55,13 @@ func explainCommand() command {
 						return usagef("no token on the standard input")
 					}
 					q.Token = given[0]
+				}
+				if *certificate != "" {
+					pem, err := os.ReadFile(*certificate)
+					if err != nil {
+						return fmt.Errorf("the client's certificate: %w", err)
+					}
+					q.Certificate = string(pem)
 				}
 				client, err := api.client(p)
 				if err != nil {

@@ -67,6 +67,10 @@ func root() command {
 				name: "session", summary: "list and end users' sessions",
 				commands: []command{sessionListCommand(), sessionEndCommand()},
 			},
+			{
+				name: "suspicious", summary: "show what was suspicious about a user, judge a request, forget",
+				commands: []command{suspiciousListCommand(), suspiciousDetectCommand(), suspiciousForgetCommand()},
+			},
 			explainCommand(),
 			{
 				name: "flag", summary: "list and set feature flags",

@@ -148,7 +148,25 @@ func fakeAPI(w http.ResponseWriter, r *http.Request) {
 		} else {
 			fmt.Fprintf(w, `{"active":false,"code":"token_expired"}`)
 		}
+	case "GET /v1/users/ada/suspicious-events":
+		fmt.Fprintf(w, `{"user":"ada","events":[{"at":%q,"session":"s-1","score":70,"action":"deny","country":"US","range":"192.0.2.0/24","signals":[{"code":"impossible_travel","weight":50,"evidence":"6000 km"},{"code":"new_country","weight":20,"evidence":"US"}]},`+
+			`{"at":%q,"score":0,"action":"none","settled":true,"signals":[]}]}`, when, when)
+	case "POST /v1/users/ada/suspicious-events/detect":
+		switch string(body) {
+		case `{"at":"2026-05-04T03:02:01Z","address":"192.0.2.7","user_agent":"ua","device":"d","session":"s-1"}`:
+			fmt.Fprint(w, `{"score":20,"action":"log","signals":[{"code":"new_country","weight":20,"evidence":"US"}],"settled":false}`)
+		case `{}`:
+			fmt.Fprint(w, `{"score":0,"action":"none","signals":[],"settled":true}`)
+		default:
+			refuse(http.StatusBadRequest, "request_invalid", string(body))
+		}
+	case "DELETE /v1/users/ada/suspicious-events":
+		w.WriteHeader(http.StatusNoContent)
 	case "POST /v1/explain":
+		if strings.Contains(string(body), `"headers"`) {
+			fmt.Fprintf(w, `{"allowed":false,"status":418,"code":"as_told","detail":%q,"tier":"free","steps":[]}`, body)
+			return
+		}
 		if strings.Contains(string(body), "a.b.c") {
 			fmt.Fprintf(w, `{"allowed":true,"status":200,"route":"rest","user":"ada","tier":"free","steps":[{"step":"route","passed":true}]}`)
 		} else {

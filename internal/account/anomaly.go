@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/anomaly"
+	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/problem"
 )
@@ -23,7 +24,9 @@ type Suspicions interface {
 // Anomaly is the part of the API about suspicious activity: what there was, whether a request would have been, and the
 // erasure of what was learned about a user. All fields are required.
 type Anomaly struct {
-	Watch   Suspicions
+	Watch Suspicions
+	// Self knows users by their tokens: they may see what was suspicious about themselves.
+	Self    *Self
 	Auditor Auditor
 	Now     func() time.Time
 }
@@ -35,6 +38,7 @@ const maxAnomalyBody = 8 << 10
 func (a *Anomaly) Register(mux Routes, auth *credential.Authenticator) {
 	mux.Handle("GET /v1/users/{user}/suspicious-events", auth.Require(credential.Operator, http.HandlerFunc(a.events)))
 	mux.Handle("POST /v1/users/{user}/suspicious-events/detect", auth.Require(credential.Operator, http.HandlerFunc(a.detect)))
+	mux.Handle("GET /v1/me/suspicious-events", a.Self.own(a.ownEvents))
 	mux.Handle("DELETE /v1/users/{user}/suspicious-events", auth.Require(credential.Admin, http.HandlerFunc(a.erase)))
 }
 
@@ -55,6 +59,52 @@ func (a *Anomaly) events(w http.ResponseWriter, r *http.Request) {
 	for i := range events {
 		answer.Events[i] = events[i]
 		answer.Events[i].At = events[i].At.UTC()
+	}
+	writeJSON(w, http.StatusOK, answer)
+}
+
+// ownEvent is an event as its user is told of it. Scores, weights and evidence stay with the operators: whoever has
+// stolen the token asks here, too.
+type ownEvent struct {
+	At      time.Time `json:"at"`
+	Session string    `json:"session,omitempty"`
+	// Current is true for the session of the token that asks.
+	Current bool           `json:"current"`
+	Reasons []anomaly.Code `json:"reasons"`
+	// Refused is whether the request was; Settled, whether the user had just proved who they are.
+	Refused bool   `json:"refused"`
+	Settled bool   `json:"settled"`
+	Country string `json:"country,omitempty"`
+	ASN     uint32 `json:"asn,omitempty"`
+	Range   string `json:"range,omitempty"`
+}
+
+type ownEvents struct {
+	User   string     `json:"user"`
+	Events []ownEvent `json:"events"`
+}
+
+// ownEvents lists what was suspicious about the user who asks. The same subject of another issuer may be somebody else.
+func (a *Anomaly) ownEvents(w http.ResponseWriter, r *http.Request, p *authn.Principal) {
+	events, err := a.Watch.Events(r.Context(), p.Subject)
+	if err != nil {
+		writeError(w, r, anomalyError(w, err))
+		return
+	}
+	answer := ownEvents{User: p.Subject, Events: []ownEvent{}}
+	for i := range events {
+		e := &events[i]
+		if e.Issuer != "" && e.Issuer != p.Issuer {
+			continue
+		}
+		own := ownEvent{
+			At: e.At.UTC(), Session: e.Session, Current: e.Session != "" && e.Session == p.Session, Refused: e.Action.Refuses(),
+			Settled: e.Settled, Country: e.Country, ASN: e.ASN, Range: e.Range,
+		}
+		for _, s := range e.Signals {
+			own.Reasons = append(own.Reasons, s.Code)
+		}
+		answer.Events = append(answer.Events, own)
 	}
 	writeJSON(w, http.StatusOK, answer)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -16,8 +17,10 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tollgate-proxy/tollgate/internal/anomaly"
+	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
+	"github.com/tollgate-proxy/tollgate/internal/session"
 )
 
 // anomalyAPI is the part over a watch on a Redis.
@@ -54,7 +57,7 @@ func newAnomalyAPI(t *testing.T, addr string) *anomalyAPI {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.handler = New(auth, &Anomaly{Watch: a.watch, Auditor: a.audit, Now: now})
+	a.handler = New(auth, &Anomaly{Watch: a.watch, Self: &Self{}, Auditor: a.audit, Now: now})
 	return a
 }
 
@@ -125,6 +128,63 @@ func TestAnomalyAPI(t *testing.T) {
 			t.Errorf("after erasure: %d %s", status, text)
 		}
 	})
+}
+
+// told is a Suspicions that knows what it is told.
+type told struct {
+	Suspicions
+
+	events map[string][]anomaly.Event
+	err    error
+}
+
+func (f *told) Events(_ context.Context, user string) ([]anomaly.Event, error) {
+	return f.events[user], f.err
+}
+
+// Users see what was suspicious about themselves, and no more than they may know.
+func TestOwnSuspiciousEvents(t *testing.T) {
+	f := &told{}
+	s := newSystem(t, redistest.Embedded(t), nil, func(s *system) []Part {
+		now := func() time.Time { return s.now }
+		self := &Self{Verifier: s.verifier, Checker: s.store, Revoker: s.store, Manager: s.manager, Auditor: s.audit, Now: now}
+		return []Part{self, &Anomaly{Watch: f, Self: self, Auditor: s.audit, Now: now}}
+	})
+	const path = "/v1/me/suspicious-events"
+	token := s.mint(authn.MintOptions{User: "ada", Session: "s-1"})
+	if text := s.want(200, nil, "GET", path, token, ""); !strings.Contains(text, `"events":[]`) {
+		t.Errorf("nothing happened: %s", text)
+	}
+	signals := []anomaly.Signal{{Code: anomaly.ImpossibleTravel, Weight: 50, Evidence: "6000 km"}, {Code: anomaly.NewCountry, Weight: 20}}
+	f.events = map[string][]anomaly.Event{
+		"ada": {
+			{At: s.now, Session: "s-1", Issuer: authn.DevelopmentIssuerURL, Score: 70, Action: anomaly.Deny, Signals: signals, Country: "US", ASN: 64496, Range: "192.0.2.0/24"},
+			{At: s.now.Add(-time.Hour), Session: "s-2", Score: 20, Action: anomaly.Header, Signals: signals[1:], Settled: true},
+			{At: s.now.Add(-time.Hour), Session: "s-3", Issuer: "https://elsewhere.test", Signals: signals}, // another ada
+		},
+		"bob": {{At: s.now, Session: "s-4", Signals: signals}},
+	}
+	var got ownEvents
+	text := s.want(200, &got, "GET", path, token, "")
+	want := ownEvents{User: "ada", Events: []ownEvent{
+		{
+			At: s.now.UTC(), Session: "s-1", Current: true, Reasons: []anomaly.Code{"impossible_travel", "new_country"}, Refused: true,
+			Country: "US", ASN: 64496, Range: "192.0.2.0/24",
+		},
+		{At: s.now.Add(-time.Hour).UTC(), Session: "s-2", Reasons: []anomaly.Code{"new_country"}, Settled: true},
+	}}
+	if diff := cmp.Diff(want, got); diff != "" || strings.Contains(text, "6000 km") || strings.Contains(text, "score") {
+		t.Errorf("%s (-want +got):\n%s", text, diff)
+	}
+	f.err = anomaly.ErrUnavailable
+	s.want(503, nil, "GET", path, token, "")
+	f.err = nil
+	s.want(401, nil, "GET", path, "", "")
+	s.want(401, nil, "GET", path, operatorSecret, "")
+	if err := s.manager.End(t.Context(), "ada", session.Ref{Issuer: authn.DevelopmentIssuerURL, ID: "s-1"}); err != nil && !errors.Is(err, session.ErrNotFound) {
+		t.Fatal(err)
+	}
+	s.want(401, nil, "GET", path, token, "")
 }
 
 func TestAnomalyAPIRefuses(t *testing.T) {

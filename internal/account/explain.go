@@ -6,11 +6,9 @@ import (
 	"net/netip"
 	"strings"
 
-	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/flag"
 	"github.com/tollgate-proxy/tollgate/internal/gate"
-	"github.com/tollgate-proxy/tollgate/internal/problem"
 )
 
 // Explainer decides a request and says how; *gate.Gate is one.
@@ -21,8 +19,13 @@ type Explainer interface {
 // Explain is the part of the API that says what would become of a request.
 type Explain struct {
 	Explainer Explainer
-	// TokenHeader is the header, lower case, that may hold a token; "" for none.
-	TokenHeader string
+	Reader    RequestReader
+}
+
+// RequestReader makes of a request what a check would; *extauthz.Server is one.
+// Names of headers are lower case.
+type RequestReader interface {
+	Request(method, host, path string, headers map[string]string) gate.Request
 }
 
 // maxExplainBody bounds a request to explain, in bytes.
@@ -39,11 +42,16 @@ type explainRequest struct {
 	Host   string `json:"host"`
 	Path   string `json:"path"`
 	// Token is presented as a Bearer token; Headers may hold authorization,
-	// cookie and dpop instead, and the header that the configuration names.
+	// cookie and dpop instead, and every other header that is looked at.
 	Token   string            `json:"token"`
 	Headers map[string]string `json:"headers"`
 	// Address is the client's.
 	Address string `json:"address"`
+	// Certificate is the client's, in PEM, as Envoy would have checked it.
+	Certificate string `json:"certificate"`
+	// Claims are those of a token that Envoy's jwt_authn filter would have
+	// verified.
+	Claims map[string]any `json:"claims"`
 }
 
 type explainAnswer struct {
@@ -71,7 +79,7 @@ func (x *Explain) explain(w http.ResponseWriter, r *http.Request) {
 		writeError(w, r, err)
 		return
 	}
-	request, err := q.request(x.TokenHeader)
+	request, err := q.request(x.Reader)
 	if err != nil {
 		writeError(w, r, err)
 		return
@@ -100,32 +108,29 @@ func (x *Explain) explain(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, a)
 }
 
-func (q *explainRequest) request(tokenHeader string) (gate.Request, error) {
-	r := gate.Request{Request: authn.Request{Method: strings.ToUpper(q.Method), Host: q.Host, Path: q.Path}}
+func (q *explainRequest) request(reader RequestReader) (gate.Request, error) {
 	if q.Method == "" || !strings.HasPrefix(q.Path, "/") {
-		return r, problem.New(http.StatusBadRequest, "request_invalid", "method, and a path that begins with /, are wanted.")
+		return gate.Request{}, badRequest("method, and a path that begins with /, are wanted.")
 	}
+	headers := make(map[string]string, len(q.Headers)+1)
+	for name, value := range q.Headers {
+		name = strings.ToLower(name)
+		if _, twice := headers[name]; twice {
+			return gate.Request{}, badRequest("The header " + name + " is there twice; join the values with commas, as Envoy does.")
+		}
+		headers[name] = value
+	}
+	if q.Token != "" {
+		headers["authorization"] = "Bearer " + q.Token
+	}
+	r := reader.Request(strings.ToUpper(q.Method), q.Host, q.Path, headers)
+	r.Certificate, r.Payload = q.Certificate, q.Claims
 	if q.Address != "" {
 		a, err := netip.ParseAddr(q.Address)
 		if err != nil {
-			return r, problem.New(http.StatusBadRequest, "request_invalid", "address is no IP address.")
+			return gate.Request{}, badRequest("address is no IP address.")
 		}
-		r.Address = a.Unmap()
-	}
-	for name, value := range q.Headers {
-		switch strings.ToLower(name) {
-		case "authorization":
-			r.Authorization = value
-		case "cookie":
-			r.Cookie = value
-		case "dpop":
-			r.Proof = value
-		case tokenHeader:
-			r.Header = value
-		}
-	}
-	if q.Token != "" {
-		r.Authorization = "Bearer " + q.Token
+		r.Address = a.Unmap().WithZone("")
 	}
 	return r, nil
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/config"
 	"github.com/tollgate-proxy/tollgate/internal/credential"
@@ -25,6 +27,14 @@ type asked struct {
 func (a *asked) Explain(_ context.Context, r *gate.Request) gate.Explanation {
 	a.request = *r
 	return a.answer
+}
+
+// reader is a RequestReader that takes what it is given.
+type reader struct{ headers map[string]string }
+
+func (r *reader) Request(method, host, path string, headers map[string]string) gate.Request {
+	r.headers = headers
+	return gate.Request{Request: authn.Request{Method: method, Host: host, Path: path}}
 }
 
 func TestExplain(t *testing.T) {
@@ -55,7 +65,8 @@ func TestExplain(t *testing.T) {
 		},
 		Steps: []gate.Step{{Name: "route", Passed: true}},
 	}}
-	h := New(auth, &Explain{Explainer: x, TokenHeader: "x-token"})
+	read := &reader{}
+	h := New(auth, &Explain{Explainer: x, Reader: read})
 	post := func(body string) (int, string) {
 		r := httptest.NewRequest("POST", "/v1/explain", strings.NewReader(body))
 		r.Header.Set("Authorization", "Bearer "+deskSecret)
@@ -63,7 +74,7 @@ func TestExplain(t *testing.T) {
 		h.ServeHTTP(w, r)
 		return w.Code, w.Body.String()
 	}
-	code, body := post(`{"method":"get","host":"h","path":"/x?y","token":"t","address":"::ffff:192.0.2.1","headers":{"Cookie":"c","DPoP":"p","X-Token":"v","X-Other":"o"}}`)
+	code, body := post(`{"method":"get","host":"h","path":"/x?y","token":"t","address":"::ffff:192.0.2.1","headers":{"Cookie":"c","X-Other":"o"},"certificate":"pem","claims":{"sub":"ada"}}`)
 	var a explainAnswer
 	if err := json.Unmarshal([]byte(body), &a); err != nil || code != 200 {
 		t.Fatalf("%d %s", code, body)
@@ -72,14 +83,17 @@ func TestExplain(t *testing.T) {
 		t.Errorf("got %s", body)
 	}
 	r := x.request
-	if r.Method != "GET" || r.Authorization != "Bearer t" || r.Cookie != "c" || r.Proof != "p" || r.Header != "v" || r.Address.String() != "192.0.2.1" {
+	if r.Method != "GET" || r.Host != "h" || r.Path != "/x?y" || r.Certificate != "pem" || r.Payload["sub"] != "ada" || r.Address.String() != "192.0.2.1" {
 		t.Errorf("asked %+v", r)
 	}
+	if diff := cmp.Diff(map[string]string{"authorization": "Bearer t", "cookie": "c", "x-other": "o"}, read.headers); diff != "" {
+		t.Errorf("headers (-want +got):\n%s", diff)
+	}
 	x.answer = gate.Explanation{Outcome: gate.Outcome{Status: 401, Code: "token_missing", Tier: "anonymous"}}
-	if code, body := post(`{"method":"GET","path":"/","headers":{"authorization":"Bearer z"}}`); code != 200 || !strings.Contains(body, `"status":401`) || x.request.Authorization != "Bearer z" {
+	if code, body := post(`{"method":"GET","path":"/","headers":{"authorization":"Bearer z"}}`); code != 200 || !strings.Contains(body, `"status":401`) || read.headers["authorization"] != "Bearer z" {
 		t.Errorf("%d %s", code, body)
 	}
-	for _, bad := range []string{`{}`, `{"method":"GET"}`, `{"method":"GET","path":"x"}`, `{"method":"GET","path":"/","address":"here"}`, `{`} {
+	for _, bad := range []string{`{}`, `{"method":"GET"}`, `{"method":"GET","path":"x"}`, `{"method":"GET","path":"/","address":"here"}`, `{"method":"GET","path":"/","headers":{"Cookie":"a","cookie":"b"}}`, `{`} {
 		if code, body := post(bad); code != 400 || !strings.Contains(body, "request_invalid") {
 			t.Errorf("%s: %d %s", bad, code, body)
 		}

@@ -118,7 +118,7 @@ func (l *routeList) HandleFunc(pattern string, _ func(http.ResponseWriter, *http
 // everyPart is every part that there is, without what it works with.
 func everyPart() []Part {
 	return []Part{
-		&Tokens{}, &Sessions{}, &Self{}, &OAuth{}, &Signals{}, &Trail{}, &Anomaly{}, &Explain{}, &Flags{}, &OFREP{}, &Experiments{}, &OpenAPI{},
+		&Tokens{}, &Sessions{}, &Self{}, &OAuth{}, &Signals{}, &Trail{}, &Anomaly{Self: &Self{}}, &Explain{}, &Flags{}, &OFREP{}, &Experiments{}, &OpenAPI{},
 	}
 }
 

@@ -96,7 +96,7 @@ func (w *Watch) endSession(ctx context.Context, s *Sighting) error {
 // tell stores an event, and logs it, unless the same was told a short while ago.
 func (w *Watch) tell(ctx context.Context, r *Rules, s *Sighting, o *Observation, v *Verdict, e *entry) error {
 	event := Event{
-		At: o.At, Session: s.Session, Score: v.Score, Action: v.Action, Signals: v.Signals, Settled: v.Settled,
+		At: o.At, Session: s.Session, Issuer: s.Issuer, Score: v.Score, Action: v.Action, Signals: v.Signals, Settled: v.Settled,
 		Country: o.Place.Country, ASN: o.Place.Network, Range: neighbourhood(s.Address),
 	}
 	codes := make([]string, len(v.Signals))

@@ -10,6 +10,8 @@ import (
 type Event struct {
 	At      time.Time `json:"at"`
 	Session string    `json:"session,omitempty"`
+	// Issuer is who issued the token; it may be empty.
+	Issuer string `json:"iss,omitempty"`
 	Score   int       `json:"score"`
 	Action  Action    `json:"action"`
 	Signals []Signal  `json:"signals"`

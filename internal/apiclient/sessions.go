@@ -91,6 +91,8 @@ type Question struct {
 	Token   string            `json:"token,omitempty"`
 	Address string            `json:"address,omitempty"`
 	Headers map[string]string `json:"headers,omitempty"`
+	// Certificate is the client's, in PEM.
+	Certificate string `json:"certificate,omitempty"`
 }
 
 // Explanation is what would become of it.

@@ -19,16 +19,14 @@ import (
 // silent are the guides without an example to run, and why. A guide may also say
 // so itself, in a comment: <!-- nothing to run: why -->.
 var silent = map[string]string{
-	"README.md":              "the list of the guides",
-	"authentication.md":      "its examples are configuration, tested by internal/authn",
-	"envoy.md":               "its examples are configuration, tested by internal/envoyconf",
-	"feature-flags.md":       "its examples are commands and definitions, tested by internal/flag",
-	"operator.md":            "its examples are commands, tested by cmd/tollgate",
-	"pyproxy.md":             "its examples are configuration, tested by internal/pyproxy",
-	"rate-limiting.md":       "its examples are configuration, tested by internal/ratelimit",
-	"route-rules.md":         "its examples are configuration, tested by internal/policy",
-	"suspicious-activity.md": "its examples are configuration, tested by internal/anomaly",
-	"troubleshooting.md":     "a table of what other tests show, and of metrics that testRunbook looks for",
+	"README.md":          "the list of the guides",
+	"authentication.md":  "its examples are configuration, tested by internal/authn",
+	"envoy.md":           "its examples are configuration, tested by internal/envoyconf",
+	"feature-flags.md":   "its examples are commands and definitions, tested by internal/flag",
+	"operator.md":        "its examples are commands, tested by cmd/tollgate",
+	"pyproxy.md":         "its examples are configuration, tested by internal/pyproxy",
+	"rate-limiting.md":   "its examples are configuration, tested by internal/ratelimit",
+	"troubleshooting.md": "a table of what other tests show, and of metrics that testRunbook looks for",
 }
 
 // testGuides runs the examples of the guides: docs/guide/README.md says which, and
