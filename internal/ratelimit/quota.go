@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -11,53 +14,122 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Quota is how the buckets of a descriptor stand whose requests somebody else
-// counts, such as an Envoy with a quota.
+// Usage is what somebody else, such as an Envoy with a quota, let through.
+type Usage struct {
+	// Entries are those of the descriptor.
+	Entries []Entry
+	// Requests is their number.
+	Requests uint64
+	// Over is the time, up to now, in which they came evenly; 0 for all at once.
+	Over time.Duration
+}
+
+// Quota is how the buckets of a usage stand.
 type Quota struct {
 	// Key names the subject, whatever else the descriptor says: quotas of one key
 	// share its buckets.
 	Key string
 	// Cost is the number of tokens that a request takes.
 	Cost uint64
-	// Watched is set where the rule only watches.
-	Watched bool
+	// Free is set where no rule limits the descriptor, or one that only watches.
+	Free bool
 	// States are the subject's buckets, then the system's, after the charge.
 	States []State
 }
 
-// Spend charges requests that were let through already to the buckets that a
-// descriptor with these entries meets, as far as they hold anything, and tells
-// what is left. It asks the shared store; the error is [ErrUnknown] where no
-// rule limits the descriptor.
-func (l *Limiter) Spend(ctx context.Context, name string, entries []Entry, requests uint64) (Quota, error) {
-	p, err := l.inspect(name, entries)
+// Spend charges requests that were let through already to the buckets that
+// their descriptors meet, as far as they hold anything, and tells what is left
+// for each usage, in their order. It asks the shared store, about many usages
+// in one call. After an error some may have been charged.
+func (l *Limiter) Spend(ctx context.Context, name string, usages []Usage) ([]Quota, error) {
+	quotas := make([]Quota, len(usages))
+	var batch spending
+	defer batch.release()
+	for i := range usages {
+		if err := batch.add(l, name, &usages[i], &quotas[i]); err != nil {
+			return nil, err
+		}
+		if i+1 < len(usages) && !batch.full() {
+			continue
+		}
+		if err := batch.take(ctx, l); err != nil {
+			return nil, err
+		}
+	}
+	return quotas, nil
+}
+
+// charge is what a usage takes from a bucket of that limit: of a bucket that is
+// filled, or a window that ends, sooner than the usage took, only what came in as
+// long a time. So usages that several report of one bucket add up.
+func (u *Usage) charge(limit *Limit, cost uint64) int64 {
+	amount := maxCapacity
+	if high, hits := bits.Mul64(u.Requests, cost); high == 0 && hits < uint64(maxCapacity) {
+		amount = scaled(int64(hits), limit.interval, maxCapacity) //nolint:gosec // hits is below 2^50.
+	}
+	length := max(limit.period, -limit.period)
+	if length == 0 {
+		length = limit.capacity
+	}
+	if over := u.Over.Microseconds(); over > length {
+		amount = int64(math.Ceil(float64(amount) / float64(over) * float64(length)))
+	}
+	return min(amount, limit.capacity)
+}
+
+// spending is what one call of the store charges for usages.
+type spending struct {
+	plans   []*plan
+	quotas  []*Quota
+	demands []*Demand
+}
+
+func (s *spending) add(l *Limiter, name string, u *Usage, q *Quota) error {
+	p, err := l.inspect(name, u.Entries)
+	if errors.Is(err, ErrUnknown) {
+		q.Free = true
+		return nil
+	}
 	if err != nil {
-		return Quota{}, err
+		return err
 	}
-	defer p.release()
 	m := &p.matches[0]
-	q := Quota{
-		Key:  string(appendSubjectKey(nil, name, m.kind, m.entries)),
-		Cost: p.domain.cost(m.rule, entries), Watched: m.rule.Shadow || m.rule.Quota,
-	}
+	q.Key = string(appendSubjectKey(nil, name, m.kind, m.entries))
+	q.Cost, q.Free = p.domain.cost(m.rule, u.Entries), m.rule.Shadow || m.rule.Quota
 	for i := range p.uses {
-		u := &p.uses[i]
-		c := &p.demands[u.demand].Charges[u.charge]
-		c.Cost = min(u.limit.worth(requests*q.Cost), c.Capacity)
+		of := &p.uses[i]
+		c := &p.demands[of.demand].Charges[of.charge]
+		c.Cost = u.charge(of.limit, q.Cost)
+	}
+	s.plans, s.quotas, s.demands = append(s.plans, p), append(s.quotas, q), append(s.demands, p.active...)
+	return nil
+}
+
+// full leaves room for what one more usage may add: an enforced demand, and one
+// that is watched.
+func (s *spending) full() bool { return len(s.demands)+2 > MaxBatch }
+
+func (s *spending) take(ctx context.Context, l *Limiter) error {
+	defer s.release()
+	if len(s.demands) == 0 {
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
-	if err := l.store.Take(ctx, p.active); err != nil {
-		return Quota{}, err
+	if err := l.store.Take(ctx, s.demands); err != nil {
+		return err
 	}
-	q.States = make([]State, 0, len(p.uses))
-	for i := range p.uses {
-		u := &p.uses[i]
-		var s Status
-		p.show(&s, u)
-		q.States = append(q.States, State{Limit: *u.limit, System: u.key < 0, Remaining: s.Remaining, Full: s.Reset})
+	for i, p := range s.plans {
+		s.quotas[i].States = p.states()
 	}
-	return q, nil
+	return nil
+}
+
+func (s *spending) release() {
+	for _, p := range s.plans {
+		p.release()
+	}
+	*s = spending{plans: s.plans[:0], quotas: s.quotas[:0], demands: s.demands[:0]}
 }
 
 // Sharers keeps in Redis who shares a quota, so that all processes that serve
@@ -77,37 +149,61 @@ func NewSharers(client redis.Cmdable, now func() time.Time) *Sharers {
 // and end. The hash expires with the last of them.
 const sharersPrefix = "tollgate:quota:"
 
-// Join notes that a sharer wants so much of a quota, in tokens a second, for as
-// long as life, and returns what the others want.
-func (s *Sharers) Join(ctx context.Context, key, name string, demand float64, life time.Duration) ([]float64, error) {
-	key = sharersPrefix + key
+// Part is what a sharer wants of a quota.
+type Part struct {
+	Key, Name string
+	Demand    float64 // tokens a second
+}
+
+// Join notes what sharers want for as long as life, and returns, for each part,
+// what the others want of its quota.
+func (s *Sharers) Join(ctx context.Context, parts []Part, life time.Duration) ([][]float64, error) {
+	others := make([][]float64, 0, len(parts))
+	for chunk := range slices.Chunk(parts, MaxBatch) {
+		found, err := s.join(ctx, chunk, life)
+		if err != nil {
+			return nil, fmt.Errorf("sharers of quotas: %w", err)
+		}
+		others = append(others, found...)
+	}
+	return others, nil
+}
+
+func (s *Sharers) join(ctx context.Context, parts []Part, life time.Duration) ([][]float64, error) {
 	now := s.now()
-	var all *redis.MapStringStringCmd
+	all := make([]*redis.MapStringStringCmd, len(parts))
+	// A transaction, so that no key stays without an end.
 	_, err := s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		p.HSet(ctx, key, name, strconv.FormatFloat(demand, 'g', 6, 64)+" "+strconv.FormatInt(now.Add(life).UnixMilli(), 10))
-		p.PExpire(ctx, key, life)
-		all = p.HGetAll(ctx, key)
+		until := " " + strconv.FormatInt(now.Add(life).UnixMilli(), 10)
+		for i, part := range parts {
+			key := sharersPrefix + part.Key
+			p.HSet(ctx, key, part.Name, strconv.FormatFloat(part.Demand, 'g', 6, 64)+until)
+			p.PExpire(ctx, key, life)
+			all[i] = p.HGetAll(ctx, key)
+		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("sharers of a quota: %w", err)
+		return nil, err
 	}
-	var others []float64
-	var ended []string
-	for other, text := range all.Val() {
-		if other == name {
-			continue
+	others := make([][]float64, len(parts))
+	for i, part := range parts {
+		var ended []string
+		for other, text := range all[i].Val() {
+			if other == part.Name {
+				continue
+			}
+			wanted, until, err := parseSharer(text)
+			if err != nil || until <= now.UnixMilli() {
+				ended = append(ended, other)
+				continue
+			}
+			others[i] = append(others[i], wanted)
 		}
-		wanted, until, err := parseSharer(text)
-		if err != nil || until <= now.UnixMilli() {
-			ended = append(ended, other)
-			continue
-		}
-		others = append(others, wanted)
-	}
-	if len(ended) > 0 {
-		if err := s.client.HDel(ctx, key, ended...).Err(); err != nil {
-			return nil, fmt.Errorf("forget sharers of a quota: %w", err)
+		if len(ended) > 0 {
+			if err := s.client.HDel(ctx, sharersPrefix+part.Key, ended...).Err(); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return others, nil

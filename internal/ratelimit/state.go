@@ -34,6 +34,11 @@ func (l *Limiter) State(ctx context.Context, name string, entries []Entry) ([]St
 	if err := l.store.Take(ctx, p.active); err != nil {
 		return nil, err
 	}
+	return p.states(), nil
+}
+
+// states tells of the buckets of a decided plan.
+func (p *plan) states() []State {
 	states := make([]State, 0, len(p.uses))
 	for i := range p.uses {
 		u := &p.uses[i]
@@ -41,7 +46,7 @@ func (l *Limiter) State(ctx context.Context, name string, entries []Entry) ([]St
 		p.show(&s, u)
 		states = append(states, State{Limit: *u.limit, System: u.key < 0, Remaining: s.Remaining, Full: s.Reset})
 	}
-	return states, nil
+	return states
 }
 
 // Reset makes the subject's buckets full that a descriptor with these entries

@@ -19,11 +19,9 @@ package rlqs
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"log/slog"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,12 +39,12 @@ import (
 
 // Limiter charges buckets; *ratelimit.Limiter is one.
 type Limiter interface {
-	Spend(ctx context.Context, domain string, entries []ratelimit.Entry, requests uint64) (ratelimit.Quota, error)
+	Spend(ctx context.Context, domain string, usages []ratelimit.Usage) ([]ratelimit.Quota, error)
 }
 
 // Sharers knows who shares a quota; *ratelimit.Sharers is one.
 type Sharers interface {
-	Join(ctx context.Context, key, name string, demand float64, life time.Duration) (others []float64, err error)
+	Join(ctx context.Context, parts []ratelimit.Part, life time.Duration) (others [][]float64, err error)
 	Leave(ctx context.Context, key, name string) error
 }
 
@@ -62,7 +60,7 @@ type Options struct {
 	Idle time.Duration
 	// Buckets bounds the buckets of all streams.
 	Buckets int
-	// Timeout bounds the work of Redis on one bucket of a report.
+	// Timeout bounds the work of Redis on one report.
 	Timeout time.Duration
 	// Done ends all streams.
 	Done    <-chan struct{}
@@ -198,31 +196,30 @@ func (e *envoy) report(ctx context.Context, r *quotav3.RateLimitQuotaUsageReport
 		return nil, status.Error(codes.InvalidArgument, "the domain is empty")
 	}
 	e.reports++
-	actions := make([]*quotav3.RateLimitQuotaResponse_BucketAction, len(r.GetBucketQuotaUsages()))
-	var all sync.WaitGroup
-	room := make(chan struct{}, parallel)
-	for i, u := range r.GetBucketQuotaUsages() {
+	actions := make([]*quotav3.RateLimitQuotaResponse_BucketAction, 0, len(r.GetBucketQuotaUsages()))
+	used := make([]usage, 0, len(r.GetBucketQuotaUsages()))
+	for _, u := range r.GetBucketQuotaUsages() {
 		entries, b := e.find(u)
 		switch {
 		case b == nil:
 		case b.abandoned:
-			actions[i] = abandon(u.GetBucketId())
+			actions = append(actions, abandon(u.GetBucketId()))
 		default:
-			room <- struct{}{}
-			all.Go(func() {
-				actions[i] = e.usage(ctx, b, entries, u)
-				<-room
-			})
+			used = append(used, usage{u, b, entries})
 		}
 	}
-	all.Wait()
-	return &quotav3.RateLimitQuotaResponse{
-		BucketAction: slices.DeleteFunc(actions, func(a *quotav3.RateLimitQuotaResponse_BucketAction) bool { return a == nil }),
-	}, nil
+	if len(used) > 0 {
+		actions = append(actions, e.assignAll(ctx, used)...)
+	}
+	return &quotav3.RateLimitQuotaResponse{BucketAction: actions}, nil
 }
 
-// parallel is how many buckets of a report are worked on at a time.
-const parallel = 32
+// usage is what a report says of a bucket.
+type usage struct {
+	said    *quotav3.RateLimitQuotaUsageReports_BucketQuotaUsage
+	bucket  *bucket
+	entries []ratelimit.Entry
+}
 
 // find returns a reported bucket, made where it is new, and its descriptor. It
 // returns nil for one that is refused: Envoy does then as it is configured to
@@ -265,56 +262,99 @@ func abandon(id *quotav3.BucketId) *quotav3.RateLimitQuotaResponse_BucketAction 
 	}
 }
 
-// usage takes one bucket's report in and returns what the Envoy is told, or nil.
-func (e *envoy) usage(ctx context.Context, b *bucket, entries []ratelimit.Entry, u *quotav3.RateLimitQuotaUsageReports_BucketQuotaUsage) *quotav3.RateLimitQuotaResponse_BucketAction {
+// assignAll takes what a report says of buckets in and returns what the Envoy is
+// told. Redis is asked about many buckets at a time: a report names every bucket
+// that the Envoy knows.
+func (e *envoy) assignAll(ctx context.Context, used []usage) []*quotav3.RateLimitQuotaResponse_BucketAction {
 	s := e.server
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
-	switch changed, err := e.assign(ctx, b, entries, u, s.o.Now()); {
-	case err != nil:
-		s.count("failed")
-		if !b.assigned {
-			return nil // Envoy does as it is configured to without an assignment.
-		}
-	case changed:
-		s.count("changed")
-	default:
-		s.count("kept")
+	quotas, others, err := e.spend(ctx, used)
+	if err != nil {
+		s.o.Log.Debug("a report of quotas could not be charged", slog.Any("error", err))
 	}
-	return s.action(u.GetBucketId(), b)
+	actions := make([]*quotav3.RateLimitQuotaResponse_BucketAction, 0, len(used))
+	for i, u := range used {
+		b := u.bucket
+		switch {
+		case err != nil:
+			s.count("failed")
+			if !b.assigned {
+				continue // Envoy does as it is configured to without an assignment.
+			}
+		case b.assign(&quotas[i], others[i]):
+			s.count("changed")
+		default:
+			s.count("kept")
+		}
+		actions = append(actions, s.action(u.said.GetBucketId(), b))
+	}
+	return actions
 }
 
-// assign charges what was used and decides what the Envoy may use, and says
-// whether that is something else than before.
-func (e *envoy) assign(ctx context.Context, b *bucket, entries []ratelimit.Entry, u *quotav3.RateLimitQuotaUsageReports_BucketQuotaUsage, now time.Time) (bool, error) {
+// spend charges what was used, and tells how the buckets stand and what the
+// others want of them.
+func (e *envoy) spend(ctx context.Context, used []usage) ([]ratelimit.Quota, [][]float64, error) {
 	s := e.server
-	q, err := s.o.Limiter.Spend(ctx, e.domain, entries, u.GetNumRequestsAllowed())
-	if errors.Is(err, ratelimit.ErrUnknown) || err == nil && q.Watched {
+	now := s.o.Now()
+	usages := make([]ratelimit.Usage, len(used))
+	for i, u := range used {
+		usages[i] = ratelimit.Usage{Entries: u.entries, Requests: u.said.GetNumRequestsAllowed()}
+		if !u.bucket.seen.IsZero() {
+			usages[i].Over = now.Sub(u.bucket.seen)
+		}
+	}
+	quotas, err := s.o.Limiter.Spend(ctx, e.domain, usages)
+	if err != nil {
+		return nil, nil, err
+	}
+	var parts []ratelimit.Part
+	for i := range quotas {
+		q, u := &quotas[i], used[i]
+		if q.Free {
+			continue
+		}
+		u.bucket.observe(float64(u.said.GetNumRequestsAllowed()+u.said.GetNumRequestsDenied())*float64(max(q.Cost, 1)), now)
+		u.bucket.key = q.Key
+		parts = append(parts, ratelimit.Part{Key: q.Key, Name: u.bucket.name, Demand: u.bucket.demand})
+	}
+	joined, err := s.o.Sharers.Join(ctx, parts, s.o.Life)
+	if err != nil {
+		return nil, nil, err
+	}
+	others := make([][]float64, len(quotas))
+	for i := range quotas {
+		if !quotas[i].Free {
+			others[i], joined = joined[0], joined[1:]
+		}
+	}
+	return quotas, others, nil
+}
+
+// assign decides what the Envoy may use, and says whether that is something
+// else than before.
+func (b *bucket) assign(q *ratelimit.Quota, others []float64) bool {
+	if q.Free {
 		changed := !b.assigned || !b.free
 		b.assigned, b.free = true, true
-		return changed, nil
-	}
-	if err != nil {
-		return false, err
+		return changed
 	}
 	cost := float64(max(q.Cost, 1))
-	b.observe(float64(u.GetNumRequestsAllowed()+u.GetNumRequestsDenied())*cost, now)
-	b.key = q.Key
-	others, err := s.o.Sharers.Join(ctx, b.key, b.name, b.demand, s.o.Life)
-	if err != nil {
-		return false, err
+	demand := max(b.demand, 0)
+	for _, d := range others {
+		demand += max(d, 0)
 	}
-	rate, burst := worth(q.States)
+	rate, burst := worth(q.States, demand)
 	part := share(rate, b.demand, others)
 	next := assign(part/cost, max(burst*part/rate, part*jitter)/cost)
 	if rate <= 0 {
 		next = assignment{}
 	}
 	if b.assigned && !b.free && keeps(b.given, next) {
-		return false, nil
+		return false
 	}
 	b.given, b.assigned, b.free = distinct(b.given, next), true, false
-	return true, nil
+	return true
 }
 
 // jitter is for how many seconds of its rate an Envoy may save what comes

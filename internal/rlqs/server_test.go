@@ -56,14 +56,14 @@ func (f *failing) set(err error) {
 	f.err = err
 }
 
-func (f *failing) Spend(ctx context.Context, domain string, entries []ratelimit.Entry, n uint64) (ratelimit.Quota, error) {
+func (f *failing) Spend(ctx context.Context, domain string, usages []ratelimit.Usage) ([]ratelimit.Quota, error) {
 	f.mu.Lock()
 	err := f.err
 	f.mu.Unlock()
 	if err != nil {
-		return ratelimit.Quota{}, err
+		return nil, err
 	}
-	return f.Limiter.Spend(ctx, domain, entries, n)
+	return f.Limiter.Spend(ctx, domain, usages)
 }
 
 type bench struct {

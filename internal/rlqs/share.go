@@ -87,10 +87,14 @@ func assign(rate, burst float64) assignment {
 // horizon is over how long a bucket of a longer window may be spent.
 const horizon = 2 * time.Minute
 
-// worth is what the buckets allow, to all sharers together: tokens a second for
-// the time to come, and tokens at once. The shortest window sets the rate and
-// the others hold it down when they run low.
-func worth(states []ratelimit.State) (rate, burst float64) {
+// brief is the length of windows that are spent and refilled between two reports
+// of those who share them, so that what is left when one reports says little.
+const brief = 10 * time.Second
+
+// worth is what the buckets allow, to all sharers together, who want so many
+// tokens a second: tokens a second for the time to come, and tokens at once. The
+// shortest window sets the rate and the others hold it down when they run low.
+func worth(states []ratelimit.State, demand float64) (rate, burst float64) {
 	rate, burst = math.Inf(1), math.Inf(1)
 	shortest := time.Duration(math.MaxInt64)
 	for i := range states {
@@ -98,11 +102,14 @@ func worth(states []ratelimit.State) (rate, burst float64) {
 	}
 	for i := range states {
 		s := &states[i]
-		r := float64(s.Limit.Tokens) / s.Limit.Window().Seconds()
-		if s.Limit.Window() > shortest {
-			r += float64(s.Remaining) / horizon.Seconds()
+		r, left := float64(s.Limit.Tokens)/s.Limit.Window().Seconds(), float64(s.Remaining)
+		if s.Limit.Window() < brief {
+			left = min(left, float64(s.Limit.Burst)*max(1-demand/r, 0))
 		}
-		rate, burst = min(rate, r), min(burst, float64(s.Remaining))
+		if s.Limit.Window() > shortest {
+			r += left / horizon.Seconds()
+		}
+		rate, burst = min(rate, r), min(burst, left)
 	}
 	return rate, burst
 }

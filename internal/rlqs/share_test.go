@@ -115,17 +115,22 @@ func TestWorth(t *testing.T) {
 		}
 		return l
 	}
-	minute, hour := limit(60, ratelimit.Minute), limit(360, ratelimit.Hour)
+	second, minute, hour := limit(40, ratelimit.Second), limit(60, ratelimit.Minute), limit(360, ratelimit.Hour)
 	for _, c := range []struct {
 		states []ratelimit.State
+		demand float64
 		want   [2]float64
 	}{
-		{[]ratelimit.State{{Limit: minute, Remaining: 40}}, [2]float64{1, 40}},
-		{[]ratelimit.State{{Limit: minute, Remaining: 40}, {Limit: hour, Remaining: 300}}, [2]float64{1, 40}},
-		{[]ratelimit.State{{Limit: minute, Remaining: 40}, {Limit: hour, Remaining: 12}}, [2]float64{0.1 + 12/horizon.Seconds(), 12}},
-		{[]ratelimit.State{{Limit: minute, Remaining: 40}, {Limit: hour}}, [2]float64{0.1, 0}},
+		// Of what is refilled between reports, what the sharers together leave.
+		{[]ratelimit.State{{Limit: second, Remaining: 40}}, 10, [2]float64{40, 30}},
+		{[]ratelimit.State{{Limit: second, Remaining: 20}}, 10, [2]float64{40, 20}},
+		{[]ratelimit.State{{Limit: second, Remaining: 24}}, 60, [2]float64{40, 0}},
+		{[]ratelimit.State{{Limit: minute, Remaining: 40}}, 0.5, [2]float64{1, 40}},
+		{[]ratelimit.State{{Limit: minute, Remaining: 40}, {Limit: hour, Remaining: 300}}, 0.5, [2]float64{1, 40}},
+		{[]ratelimit.State{{Limit: minute, Remaining: 40}, {Limit: hour, Remaining: 12}}, 0.5, [2]float64{0.1 + 12/horizon.Seconds(), 12}},
+		{[]ratelimit.State{{Limit: minute, Remaining: 40}, {Limit: hour}}, 0.5, [2]float64{0.1, 0}},
 	} {
-		rate, burst := worth(c.states)
+		rate, burst := worth(c.states, c.demand)
 		if d := cmp.Diff(c.want, [2]float64{rate, burst}); d != "" {
 			t.Errorf("%+v: %s", c.states, d)
 		}
