@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"os"
-	"runtime/debug"
 	"time"
 
 	"google.golang.org/grpc"
@@ -18,20 +16,12 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/rls/xds"
 )
 
-// gcPercent lets garbage grow to several times the live heap, which is a few
-// megabytes: collecting it as often as Go does by default costs a sixth of the
-// time of a request. GOGC in the environment has the last word.
-const gcPercent = 800
-
 // quotaTimeout bounds the work of Redis on a report of one bucket: no request
 // waits for it.
 const quotaTimeout = time.Second
 
 // wire builds the process.
 func wire(ctx context.Context, c Config, rt *app.Runtime) error {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
-	}
 	options := redisconn.Options{Log: rt.Log, Metrics: rt.Metrics, Health: rt.Health}
 	if rt.Tracing {
 		options.Tracer = rt.Tracer
