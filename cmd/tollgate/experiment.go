@@ -52,7 +52,7 @@ func experimentListCommand() command {
 				sayf(table, "EXPERIMENT\tSTATE\tFLAG\tVARIANTS\tTRAFFIC\tPRIMARY\tVERSION\tCHANGED\tBY\n")
 				for i := range all {
 					d := &all[i].Definition
-					sayf(table, "%s\t%s\t%s\t%s\t%g%%\t%s\t%d\t%s\t%s\n", d.Key, d.State, d.FlagKey(), weights(d), 100*d.Traffic,
+					sayf(table, "%s\t%s\t%s\t%s\t%g%%\t%s\t%d\t%s\t%s\n", d.Key, all[i].State, d.FlagKey(), weights(d), 100*d.Traffic,
 						d.Primary.Name, d.Version, all[i].Updated.UTC().Format(time.DateTime), dash(all[i].UpdatedBy))
 				}
 				return table.Flush()
@@ -159,7 +159,7 @@ func readExperiment(file string) (experiment.Definition, error) {
 }
 
 func sayState(p *process, r *apiclient.Experiment) {
-	sayf(p.stdout, "%s: %s (version %d)\n", r.Definition.Key, r.Definition.State, r.Definition.Version)
+	sayf(p.stdout, "%s: %s (version %d)\n", r.Definition.Key, r.State, r.Definition.Version)
 }
 
 func experimentTurnCommand(name, summary string, turn func(c *apiclient.Client, ctx context.Context, key, reason string) (apiclient.Experiment, error)) command {
@@ -221,7 +221,7 @@ func experimentResultsCommand() command {
 }
 
 func sayResults(p *process, r *apiclient.ExperimentResults) error {
-	sayf(p.stdout, "%s, %s, version %d: %s\n\n", r.Definition.Key, r.Definition.State, r.Report.Version, r.Report.Verdict)
+	sayf(p.stdout, "%s, %s, version %d: %s\n\n", r.Definition.Key, r.State, r.Report.Version, r.Report.Verdict)
 	table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
 	sayf(table, "METRIC\tVARIANT\tUSERS\tMEAN\tMEDIAN\tP95\tP99\tCHANGE\tDIFFERENCE\tP\tSO FAR\n")
 	for i, m := range r.Definition.Metrics() {
@@ -241,8 +241,25 @@ func sayResults(p *process, r *apiclient.ExperimentResults) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
+	for _, warning := range r.Report.Warnings {
+		sayf(p.stdout, "\nWarning: %s.\n", warning)
+	}
 	sayf(p.stdout, "\nSample ratio: p = %.4g. Differences and p-values hold however often they are read.\n", r.Report.SampleRatioSequentialP)
+	if adjusted(&r.Report) {
+		sayf(p.stdout, "What users are used to from the time before is taken out of them (CUPED).\n")
+	}
 	return nil
+}
+
+func adjusted(r *experiment.Report) bool {
+	for _, v := range r.Variants {
+		for _, m := range v.Metrics {
+			if m.Against != nil && m.Against.Adjusted {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func interval(f *experiment.Finding) string {

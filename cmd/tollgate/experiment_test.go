@@ -13,12 +13,12 @@ import (
 
 const (
 	buttonRecord = `{"definition":{"key":"button","version":2,"state":"running","variants":[{"name":"control","weight":1},{"name":"bold","weight":3}],` +
-		`"traffic":0.5,"primary":{"name":"bought","kind":"rate"},"minimum_users":100},"revision":5,"updated":"2026-05-04T03:02:01Z","updated_by":"ada"`
+		`"traffic":0.5,"primary":{"name":"bought","kind":"rate"},"minimum_users":100},"revision":5,"updated":"2026-05-04T03:02:01Z","updated_by":"ada","state":"stopped"`
 	buttonReport = `,"at":"2026-05-04T03:02:01Z","report":{"experiment":"button","version":2,"status":"decided","verdict":"bold better on bought",` +
 		`"variants":[{"name":"control","users":1000,"metrics":[{"metric":{"name":"bought","kind":"rate"},"users":1000,"mean":0.1,"median":0,"p95":1,"p99":1}]},` +
 		`{"name":"bold","users":3000,"metrics":[{"metric":{"name":"bought","kind":"rate"},"users":3000,"mean":0.2,"median":0,"p95":1,"p99":1,` +
-		`"against":{"planned":{"difference":0.1,"low":0.05,"high":0.15,"p":0.001},"sequential":{"difference":0.1,"low":0.04,"high":0.16,"p":0.002},"adjusted_p":0.002,"relative":1,"better":true}}]}],` +
-		`"sample_ratio_p":0.9,"sample_ratio_sequential_p":1},"quantile_relative_error":0.01`
+		`"against":{"planned":{"difference":0.1,"low":0.05,"high":0.15,"p":0.001},"sequential":{"difference":0.1,"low":0.04,"high":0.16,"p":0.002},"adjusted_p":0.002,"relative":1,"better":true,"adjusted_for_before":true}}]}],` +
+		`"sample_ratio_p":0.9,"sample_ratio_sequential_p":1,"warnings":["3.0 % are missing"]},"quantile_relative_error":0.01`
 )
 
 // experimentsAPI answers as authz would, and notes what it was asked.
@@ -70,13 +70,13 @@ func TestExperimentCommands(t *testing.T) {
 		says      []string
 		asks      string
 	}{
-		{"list", 0, []string{"button", "running", "control:1 bold:3", "50%", "bought", "ada"}, "GET /v1/experiments"},
+		{"list", 0, []string{"button", "stopped", "control:1 bold:3", "50%", "bought", "ada"}, "GET /v1/experiments"},
 		{"show button", 0, []string{`"revision": 5`}, "GET /v1/experiments/button"},
-		{"create " + file + " -reason why", 0, []string{"button: running (version 2)"}, `"reason":"why"}`},
-		{"create -start " + file, 0, []string{"button: running"}, "POST /v1/experiments/button/start"},
-		{"start button", 0, []string{"button: running"}, "POST /v1/experiments/button/start"},
-		{"stop button -reason enough", 0, []string{"button: running"}, `POST /v1/experiments/button/stop {"reason":"enough"}`},
-		{"results button", 0, []string{"bold better on bought", "+100.00%", "0.04 to 0.16", "better", "control", "p = 1"}, "GET /v1/experiments/button/results"},
+		{"create " + file + " -reason why", 0, []string{"button: stopped (version 2)"}, `"reason":"why"}`},
+		{"create -start " + file, 0, []string{"button: stopped"}, "POST /v1/experiments/button/start"},
+		{"start button", 0, []string{"button: stopped"}, "POST /v1/experiments/button/start"},
+		{"stop button -reason enough", 0, []string{"button: stopped"}, `POST /v1/experiments/button/stop {"reason":"enough"}`},
+		{"results button", 0, []string{"bold better on bought", "+100.00%", "0.04 to 0.16", "better", "control", "p = 1", "button, stopped, version 2", "Warning: 3.0 % are missing.", "CUPED"}, "GET /v1/experiments/button/results"},
 		{"results button -html " + page, 0, []string{"bold better"}, "GET /v1/experiments/button/results?format=html"},
 		{"results none", 1, []string{"experiment_not_found"}, "/none/"},
 		{"show none", 1, []string{"experiment_not_found"}, "/none"},

@@ -63,7 +63,7 @@ func writeResultsPage(w http.ResponseWriter, r *Results) error {
 		view.Shares = append(view.Shares, fmt.Sprintf("%s %d (%.1f %%)", v.Name, v.Users, 100*float64(v.Users)/math.Max(1, float64(total))))
 	}
 	for i, m := range r.Definition.Metrics() {
-		view.Metrics = append(view.Metrics, metric{m.Name, noteOf(i, m), metricRows(&r.Report, i)})
+		view.Metrics = append(view.Metrics, metric{m.Name, noteOf(i, m) + beforeOf(&r.Report, i), metricRows(&r.Report, i)})
 	}
 	var body bytes.Buffer
 	if err := page.Execute(&body, view); err != nil {
@@ -92,6 +92,21 @@ func noteOf(i int, m experiment.Metric) string {
 		by = "measured by the gateway"
 	}
 	return fmt.Sprintf("%s, %s per user, %s, %s", role, m.Kind, better, by)
+}
+
+// beforeOf says how much of the i-th metric the time before explains.
+func beforeOf(r *experiment.Report, i int) string {
+	known, explained := int64(0), 0.0
+	for _, v := range r.Variants {
+		known += v.Metrics[i].KnownBefore
+		if a := v.Metrics[i].Against; a != nil {
+			explained = math.Max(explained, a.Explained)
+		}
+	}
+	if known == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; the time before, known of %d users, explains %.0f %% of the variance, which the tests leave out (CUPED)", known, 100*explained)
 }
 
 // metricRows are the variants' lines for the i-th metric. All share one scale.

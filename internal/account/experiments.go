@@ -163,7 +163,9 @@ func (x *Experiments) patch(w http.ResponseWriter, r *http.Request) error {
 		Description  *string    `json:"description"`
 		Traffic      *float64   `json:"traffic"`
 		MinimumUsers *int64     `json:"minimum_users"`
+		MaximumUsers *int64     `json:"maximum_users"`
 		AutoStop     *bool      `json:"auto_stop"`
+		Before       *bool      `json:"measure_before"`
 		StopAt       *time.Time `json:"stop_at"`
 	}
 	if err := decodeJSON(w, r, smallBodyLimit, &body); err != nil {
@@ -175,7 +177,9 @@ func (x *Experiments) patch(w http.ResponseWriter, r *http.Request) error {
 			set(&d.Description, body.Description)
 			set(&d.Traffic, body.Traffic)
 			set(&d.MinimumUsers, body.MinimumUsers)
+			set(&d.MaximumUsers, body.MaximumUsers)
 			set(&d.AutoStop, body.AutoStop)
+			set(&d.MeasureBefore, body.Before)
 			set(&d.Stop, body.StopAt)
 			return nil
 		})
@@ -332,7 +336,8 @@ type observation struct {
 
 // report takes observations of users: {"observations": [{"user": …, "metric": …,
 // "value": …}]}. All are checked before any is taken. They are written behind,
-// within a second or so.
+// within a second or so. Before the start they are of the time before, where the
+// experiment measures that.
 func (x *Experiments) report(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Observations []observation `json:"observations"`
@@ -348,7 +353,9 @@ func (x *Experiments) report(w http.ResponseWriter, r *http.Request) error {
 		return experiment.ErrNotFound
 	}
 	d := &record.Definition
-	if !d.Running(x.o.Now()) {
+	now := x.o.Now()
+	before := d.MeasuresBefore(now)
+	if !before && !d.Running(now) {
 		return problem.New(http.StatusConflict, "experiment_not_running", "The experiment is not running, so nothing is measured.")
 	}
 	if err := checkObservations(d, body.Observations); err != nil {
@@ -364,7 +371,14 @@ func (x *Experiments) report(w http.ResponseWriter, r *http.Request) error {
 		}
 		value := 1.0
 		set(&value, o.Value)
-		if err := x.o.Recorder.Report(d, o.User, variant, experiment.Value{Metric: o.Metric, Value: value}); err != nil {
+		v := experiment.Value{Metric: o.Metric, Value: value}
+		var err error
+		if before {
+			err = x.o.Recorder.Before(d, o.User, v)
+		} else {
+			err = x.o.Recorder.Report(d, o.User, variant, v)
+		}
+		if err != nil {
 			return err
 		}
 		recorded++

@@ -205,6 +205,64 @@ func TestExperimentRefusals(t *testing.T) {
 	}
 }
 
+// Before the start, a draft that asks for it takes what services report; its
+// results say how much that explains. One that does not ask takes nothing.
+func TestExperimentBefore(t *testing.T) {
+	c := redistest.Client(t, redistest.Embedded(t))
+	a := newExperimentAPI(t, c)
+	a.must(t, http.StatusCreated, "POST", "/v1/experiments", `{"reason": "try", "definition": `+buttonExperiment+`}`)
+	report := func(value func(i int) int) int {
+		var observations []string
+		for i := range 200 {
+			observations = append(observations, fmt.Sprintf(`{"user": "user-%d", "metric": "spent", "value": %d}`, i, value(i)))
+		}
+		return a.call("POST", "/v1/experiments/button/metrics", `{"observations": [`+strings.Join(observations, ",")+`]}`, flagService).Code
+	}
+	spent := strings.Replace(buttonExperiment, `"name": "bought", "kind": "rate"`, `"name": "spent", "kind": "sum"`, 1)
+	a.must(t, http.StatusOK, "PUT", "/v1/experiments/button", `{"definition": `+spent+`}`)
+	waitFor(t, "the draft", func() bool {
+		r := a.watch.Current().Find("button")
+		return r != nil && r.Definition.Primary.Name == "spent"
+	})
+	if code := report(func(i int) int { return i }); code != http.StatusConflict {
+		t.Errorf("a draft that does not measure before took observations: %d", code)
+	}
+	a.must(t, http.StatusOK, "PATCH", "/v1/experiments/button", `{"measure_before": true, "maximum_users": 1000}`)
+	waitFor(t, "the draft that measures", func() bool { return a.watch.Current().Find("button").Definition.MeasureBefore })
+	if code := report(func(i int) int { return i }); code != http.StatusAccepted {
+		t.Fatalf("got %d", code)
+	}
+	waitFor(t, "what was before", func() bool {
+		keys := c.Keys(t.Context(), "*}:before").Val()
+		return len(keys) == 1 && c.HLen(t.Context(), keys[0]).Val() == 200
+	})
+	a.must(t, http.StatusOK, "POST", "/v1/experiments/button/start", "")
+	waitFor(t, "the experiment", func() bool { return len(a.watch.Current().Live()) == 1 })
+	d := a.watch.Current().Live()[0].Definition
+	for i := range 200 {
+		user := fmt.Sprintf("user-%d", i)
+		arm, _ := d.Assign(user)
+		a.recorder.Expose(d, user, arm)
+	}
+	if code := report(func(i int) int { return i + i%3 }); code != http.StatusAccepted {
+		t.Fatalf("got %d", code)
+	}
+	var results Results
+	waitFor(t, "adjusted results", func() bool {
+		if err := json.Unmarshal([]byte(a.must(t, http.StatusOK, "GET", "/v1/experiments/button/results", "")), &results); err != nil {
+			t.Fatal(err)
+		}
+		against := results.Report.Variants[1].Metrics[0].Against
+		return against.Adjusted && against.Explained > 0.9 && results.Report.Variants[0].Metrics[0].KnownBefore > 50
+	})
+	if results.State != experiment.Started || results.Report.Warnings == nil {
+		t.Errorf("got %+v", results)
+	}
+	if page := a.must(t, http.StatusOK, "GET", "/v1/experiments/button/results?format=html", ""); !strings.Contains(page, "known of 200 users, explains ") || !strings.Contains(page, "State: running") {
+		t.Error(page)
+	}
+}
+
 func TestExperimentsWithoutRedis(t *testing.T) {
 	server := redistest.NewProcess(t)
 	c := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1})
