@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/envoyconf"
 	"github.com/tollgate-proxy/tollgate/internal/supervisor"
@@ -45,6 +47,12 @@ func newEdge(t *testing.T) *edge {
 // listens when it is ready.
 func (e *edge) spawn(t *testing.T, name, program string, env ...string) (*supervisor.Process, string) {
 	t.Helper()
+	return e.spawnWith(t, name, program, filepath.Join(root, "config", program+".yaml"), env...)
+}
+
+// spawnWith is spawn with another configuration file.
+func (e *edge) spawnWith(t *testing.T, name, program, config string, env ...string) (*supervisor.Process, string) {
+	t.Helper()
 	free := freeAddresses(t, 3)
 	env = append([]string{
 		"TOLLGATE_GRPC_LISTEN=" + free[0], "TOLLGATE_OPERATIONS_LISTEN=" + free[1], "TOLLGATE_REDIS_URL=" + e.redis.url(), "TOLLGATE_SHUTDOWN_DRAIN_DELAY=0s",
@@ -52,7 +60,7 @@ func (e *edge) spawn(t *testing.T, name, program string, env ...string) (*superv
 	if program == "authz" {
 		env = append(env, "TOLLGATE_HTTP_LISTEN="+free[2], "TOLLGATE_DEVELOPMENT_KEY_FILE="+e.key)
 	}
-	p := e.start(t, name, filepath.Join(programs, program), []string{"-config", filepath.Join(root, "config", program+".yaml")}, env)
+	p := e.start(t, name, filepath.Join(programs, program), []string{"-config", config}, env)
 	await(t, name, func() error { return answers("http://" + free[1] + "/readyz") })
 	return p, free[0]
 }
@@ -81,10 +89,17 @@ func (e *edge) envoy(t *testing.T, name string, o envoyconf.Options) (*superviso
 	if err != nil {
 		t.Fatal(err)
 	}
+	return e.envoyOf(t, name, b, o)
+}
+
+// envoyOf is envoy with another configuration.
+func (e *edge) envoyOf(t *testing.T, name string, b *bootstrapv3.Bootstrap, o envoyconf.Options) (*supervisor.Process, string) {
+	t.Helper()
 	free := freeAddresses(t, 2)
 	o.Listener, o.Admin = free[0], free[1]
 	o.Clusters[envoyconf.ClusterBackend] = []envoyconf.Endpoint{{Address: e.backend}}
-	if b, err = envoyconf.Render(b, o); err != nil {
+	b, err := envoyconf.Render(b, o)
+	if err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(e.work, name+".yaml")
