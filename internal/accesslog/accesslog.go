@@ -15,10 +15,8 @@ import (
 	"sync"
 	"time"
 
-	datav3 "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
 	alsv3 "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // metadataNamespace is where authz's answer is found in an entry.
@@ -49,12 +47,13 @@ type Outcome struct {
 }
 
 // Sink takes outcomes. Take must not block: a sink that cannot keep up drops,
-// and counts what it drops.
+// and counts what it drops. The outcome is the caller's again afterwards.
 type Sink interface {
 	Take(o *Outcome)
 }
 
-// Server implements the access log service. It is safe for concurrent use.
+// Server implements the access log service, on a gRPC server whose codec is
+// wirecodec's. It is safe for concurrent use.
 type Server struct {
 	alsv3.UnimplementedAccessLogServiceServer
 	sinks   []Sink
@@ -89,59 +88,20 @@ func (s *Server) StreamAccessLogs(stream alsv3.AccessLogService_StreamAccessLogs
 }
 
 func (s *Server) receive(stream alsv3.AccessLogService_StreamAccessLogsServer) error {
+	var m message
 	for {
-		m, err := stream.Recv()
-		switch {
+		switch err := stream.RecvMsg(&m); {
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
 			return err
 		}
-		if n := len(m.GetTcpLogs().GetLogEntry()); n > 0 {
-			s.metrics.ignored.Add(float64(n))
+		s.metrics.ignored.Add(float64(m.ignored))
+		for i := range m.outcomes {
+			s.metrics.observe(&m.outcomes[i])
+			for _, sink := range s.sinks {
+				sink.Take(&m.outcomes[i])
+			}
 		}
-		for _, e := range m.GetHttpLogs().GetLogEntry() {
-			s.take(e)
-		}
-	}
-}
-
-func (s *Server) take(e *datav3.HTTPAccessLogEntry) {
-	switch e.GetCommonProperties().GetAccessLogType() {
-	case datav3.AccessLogType_NotSet, datav3.AccessLogType_DownstreamEnd:
-	default: // the request goes on, and its last entry says it all
-		s.metrics.ignored.Inc()
-		return
-	}
-	o := outcome(e)
-	s.metrics.observe(&o)
-	for _, sink := range s.sinks {
-		sink.Take(&o)
-	}
-}
-
-// outcome reads an entry. What is missing stays empty.
-func outcome(e *datav3.HTTPAccessLogEntry) Outcome {
-	common, request, response := e.GetCommonProperties(), e.GetRequest(), e.GetResponse()
-	m := common.GetMetadata().GetFilterMetadata()[metadataNamespace].GetFields()
-	text := func(key string) string {
-		v, _ := m[key].GetKind().(*structpb.Value_StringValue)
-		if v == nil {
-			return ""
-		}
-		return v.StringValue
-	}
-	duration := common.GetDuration()
-	if duration == nil {
-		duration = common.GetTimeToLastDownstreamTxByte()
-	}
-	return Outcome{
-		User: text("user"), Session: text("session"), Tier: text("tier"), Endpoint: text("endpoint"),
-		Experiments: text("experiments"), Visitor: text("visitor"), DecisionID: text("decision_id"), Code: text("code"),
-		RequestID: request.GetRequestId(),
-		Status:    int(response.GetResponseCode().GetValue()),
-		Details:   response.GetResponseCodeDetails(),
-		Start:     common.GetStartTime().AsTime(), Duration: max(0, duration.AsDuration()),
-		RequestBytes: request.GetRequestBodyBytes(), ResponseBytes: response.GetResponseBodyBytes(),
 	}
 }

@@ -19,6 +19,8 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/tollgate-proxy/tollgate/internal/wirecodec"
 )
 
 // collect is a sink that keeps everything.
@@ -51,7 +53,7 @@ func TestStream(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := grpc.NewServer()
+	g := grpc.NewServer(grpc.ForceServerCodecV2(wirecodec.New()))
 	alsv3.RegisterAccessLogServiceServer(g, s)
 	go func() { _ = g.Serve(l) }()
 	defer g.Stop()
@@ -104,7 +106,7 @@ func TestStopEndsStreams(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := grpc.NewServer()
+	g := grpc.NewServer(grpc.ForceServerCodecV2(wirecodec.New()))
 	alsv3.RegisterAccessLogServiceServer(g, s)
 	go func() { _ = g.Serve(l) }()
 	conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
@@ -128,20 +130,6 @@ func TestStopEndsStreams(t *testing.T) {
 	g.GracefulStop()
 }
 
-func TestOddEntries(t *testing.T) {
-	e := entry(t)
-	e.CommonProperties.Duration = nil
-	e.CommonProperties.TimeToLastDownstreamTxByte = durationpb.New(time.Second)
-	e.CommonProperties.Metadata.FilterMetadata[metadataNamespace].Fields["user"] = structpb.NewNumberValue(7)
-	if o := outcome(e); o.Duration != time.Second || o.User != "" {
-		t.Errorf("got %+v", o)
-	}
-	e.CommonProperties.TimeToLastDownstreamTxByte = durationpb.New(-time.Second)
-	if o := outcome(e); o.Duration != 0 {
-		t.Errorf("a negative duration: %v", o.Duration)
-	}
-}
-
 func TestLabelsAreBounded(t *testing.T) {
 	m := newMetrics(prometheus.NewRegistry())
 	for i := range 10 * maxEndpoints {
@@ -155,20 +143,4 @@ func TestLabelsAreBounded(t *testing.T) {
 			t.Errorf("%d: %s", status, got)
 		}
 	}
-}
-
-func FuzzOutcome(f *testing.F) {
-	b, err := proto.Marshal(entry(f))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(b)
-	f.Fuzz(func(t *testing.T, data []byte) {
-		var e datav3.HTTPAccessLogEntry
-		if proto.Unmarshal(data, &e) == nil {
-			if o := outcome(&e); o.Duration < 0 {
-				t.Errorf("got %+v", o)
-			}
-		}
-	})
 }
