@@ -6,11 +6,13 @@ import (
 	"unicode/utf8"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tollgate-proxy/tollgate/internal/anomaly"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/gate"
+	"github.com/tollgate-proxy/tollgate/internal/wirecodec"
 )
 
 // checkRequest is a CheckRequest as it came: one copy, of which everything that
@@ -128,8 +130,8 @@ type parser struct {
 // each calls step for every field of a message.
 func (p *parser) each(message string, step func(p *parser, f field) bool) bool {
 	for message != "" {
-		f, rest, ok := next(message)
-		if !ok || !step(p, f) {
+		f, rest, ok := wirecodec.Next(message)
+		if !ok || !step(p, field{f}) {
 			return false
 		}
 		message = rest
@@ -137,15 +139,21 @@ func (p *parser) each(message string, step func(p *parser, f field) bool) bool {
 	return true
 }
 
+// field is one of which only the bytes are of interest.
+type field struct{ wirecodec.Field }
+
+// is says whether the field has the number and holds bytes.
+func (f field) is(number protowire.Number) bool { return f.Is(number, protowire.BytesType) }
+
 // text takes a string field; it reports false for invalid UTF-8.
 func (f field) text(to *string) bool {
-	*to = f.bytes
-	return utf8.ValidString(f.bytes)
+	*to = f.Bytes
+	return utf8.ValidString(f.Bytes)
 }
 
 func (p *parser) check(f field) bool {
 	if f.is(1) {
-		return p.each(f.bytes, (*parser).attributeContext)
+		return p.each(f.Bytes, (*parser).attributeContext)
 	}
 	return true
 }
@@ -153,11 +161,11 @@ func (p *parser) check(f field) bool {
 func (p *parser) attributeContext(f field) bool {
 	switch {
 	case f.is(1):
-		return p.each(f.bytes, (*parser).source)
+		return p.each(f.Bytes, (*parser).source)
 	case f.is(4):
-		return p.each(f.bytes, (*parser).requestPart)
+		return p.each(f.Bytes, (*parser).requestPart)
 	case f.is(11) && !p.raw:
-		p.metadata += f.bytes // messages behind one another are merged
+		p.metadata += f.Bytes // messages behind one another are merged
 	}
 	return true
 }
@@ -165,7 +173,7 @@ func (p *parser) attributeContext(f field) bool {
 func (p *parser) source(f field) bool {
 	switch {
 	case f.is(1):
-		return p.each(f.bytes, (*parser).address)
+		return p.each(f.Bytes, (*parser).address)
 	case f.is(5):
 		return f.text(&p.certificate)
 	}
@@ -176,7 +184,7 @@ func (p *parser) source(f field) bool {
 func (p *parser) address(f field) bool {
 	switch {
 	case f.is(1):
-		return p.each(f.bytes, (*parser).socketAddress)
+		return p.each(f.Bytes, (*parser).socketAddress)
 	case f.is(2), f.is(3):
 		p.peer = ""
 	}
@@ -192,7 +200,7 @@ func (p *parser) socketAddress(f field) bool {
 
 func (p *parser) requestPart(f field) bool {
 	if f.is(2) {
-		return p.each(f.bytes, (*parser).http)
+		return p.each(f.Bytes, (*parser).http)
 	}
 	return true
 }
@@ -208,14 +216,14 @@ func (p *parser) http(f field) bool {
 	case f.is(3) && !p.raw:
 		p.headers = true
 		p.key, p.value = "", ""
-		if !p.each(f.bytes, (*parser).entry) {
+		if !p.each(f.Bytes, (*parser).entry) {
 			return false
 		}
 		if to := p.header(p.key); to != nil {
 			*to = p.value
 		}
 	case f.is(13) && p.raw:
-		return p.each(f.bytes, (*parser).headerMap)
+		return p.each(f.Bytes, (*parser).headerMap)
 	}
 	return true
 }
@@ -236,7 +244,7 @@ func (p *parser) headerMap(f field) bool {
 		return true
 	}
 	p.key, p.value, p.rawValue = "", "", ""
-	if !p.each(f.bytes, (*parser).headerValue) {
+	if !p.each(f.Bytes, (*parser).headerValue) {
 		return false
 	}
 	if p.rawValue != "" {
@@ -259,7 +267,7 @@ func (p *parser) headerValue(f field) bool {
 	case f.is(2):
 		return f.text(&p.value)
 	case f.is(3):
-		p.rawValue = f.bytes
+		p.rawValue = f.Bytes
 	}
 	return true
 }
@@ -305,107 +313,4 @@ func (p *parser) header(name string) *string {
 		return &p.place.Radius
 	}
 	return nil
-}
-
-// field is one field of a message on the wire.
-type field struct {
-	number uint64
-	kind   uint8
-	bytes  string // where the kind is lengthDelimited
-}
-
-// is says whether the field has the number and holds bytes. A known number with
-// another kind is an unknown field.
-func (f field) is(number uint64) bool { return f.number == number && f.kind == lengthDelimited }
-
-// Kinds of fields on the wire
-// (https://protobuf.dev/programming-guides/encoding/#structure).
-const (
-	varint          = 0
-	fixed64         = 1
-	lengthDelimited = 2
-	startGroup      = 3
-	endGroup        = 4
-	fixed32         = 5
-)
-
-// next splits the first field off a message.
-func next(s string) (f field, rest string, ok bool) {
-	tag, s, ok := consumeVarint(s)
-	f.number, f.kind = tag>>3, uint8(tag&7)
-	if !ok || f.number == 0 || f.number > 1<<29-1 {
-		return f, "", false
-	}
-	switch f.kind {
-	case varint:
-		_, s, ok = consumeVarint(s)
-		return f, s, ok
-	case fixed64:
-		return f, cut(s, 8), len(s) >= 8
-	case fixed32:
-		return f, cut(s, 4), len(s) >= 4
-	case lengthDelimited:
-		n, s, ok := consumeVarint(s)
-		if !ok || n > uint64(len(s)) {
-			return f, "", false
-		}
-		f.bytes = s[:n]
-		return f, s[n:], true
-	case startGroup:
-		s, ok = skipGroup(s, f.number)
-		return f, s, ok
-	default:
-		return f, "", false
-	}
-}
-
-// skipGroup skips to behind the end of a group, and of those inside it.
-func skipGroup(s string, number uint64) (string, bool) {
-	open := []uint64{number}
-	for s != "" {
-		tag, after, ok := consumeVarint(s)
-		if !ok {
-			return "", false
-		}
-		switch tag & 7 {
-		case startGroup:
-			if len(open) >= 100 {
-				return "", false
-			}
-			open, s = append(open, tag>>3), after
-		case endGroup:
-			if open[len(open)-1] != tag>>3 {
-				return "", false
-			}
-			if open, s = open[:len(open)-1], after; len(open) == 0 {
-				return s, true
-			}
-		default:
-			if _, s, ok = next(s); !ok {
-				return "", false
-			}
-		}
-	}
-	return "", false
-}
-
-func cut(s string, n int) string {
-	if len(s) < n {
-		return ""
-	}
-	return s[n:]
-}
-
-func consumeVarint(s string) (value uint64, rest string, ok bool) {
-	for i := 0; i < len(s) && i < 10; i++ {
-		b := s[i]
-		if i == 9 && b > 1 {
-			return 0, "", false
-		}
-		value |= uint64(b&0x7f) << (7 * i)
-		if b < 0x80 {
-			return value, s[i+1:], true
-		}
-	}
-	return 0, "", false
 }
