@@ -1,6 +1,7 @@
 package flag
 
 import (
+	"encoding/binary"
 	"math"
 	"math/bits"
 
@@ -46,26 +47,25 @@ func share(place uint64, total uint32) uint32 {
 // murmur3 is MurmurHash3_x86_32 with seed 0, flagd's hash.
 func murmur3(data []byte) uint32 {
 	const c1, c2 = 0xcc9e2d51, 0x1b873593
-	h := uint32(0)
-	i := 0
-	for ; i+4 <= len(data); i += 4 {
-		k := uint32(data[i]) | uint32(data[i+1])<<8 | uint32(data[i+2])<<16 | uint32(data[i+3])<<24
+	h, length := uint32(0), uint32(len(data))
+	for ; len(data) >= 4; data = data[4:] {
+		k := binary.LittleEndian.Uint32(data)
 		h ^= bits.RotateLeft32(k*c1, 15) * c2
 		h = bits.RotateLeft32(h, 13)*5 + 0xe6546b64
 	}
 	k := uint32(0)
-	switch len(data) & 3 {
+	switch len(data) {
 	case 3:
-		k ^= uint32(data[i+2]) << 16
+		k ^= uint32(data[2]) << 16
 		fallthrough
 	case 2:
-		k ^= uint32(data[i+1]) << 8
+		k ^= uint32(data[1]) << 8
 		fallthrough
 	case 1:
-		k ^= uint32(data[i])
+		k ^= uint32(data[0])
 		h ^= bits.RotateLeft32(k*c1, 15) * c2
 	}
-	h ^= uint32(len(data))
+	h ^= length
 	h ^= h >> 16
 	h *= 0x85ebca6b
 	h ^= h >> 13

@@ -35,6 +35,7 @@ const (
 	opAnonymous
 	opClaim
 	opItem
+	opAccumulator
 	opDefault // a var with a default: args[0], else args[1]
 	opIf
 	opAnd
@@ -63,6 +64,9 @@ const (
 	opAll
 	opSome
 	opNone
+	opMap
+	opFilter
+	opReduce
 	opMissing
 	opMissingSome
 	opStartsWith
@@ -92,7 +96,9 @@ type split struct {
 type env struct {
 	subject *Subject
 	now     int64
-	item    value // the element under all, some and none
+	item    value // the element under all, some, none, map, filter and reduce
+	// accumulator is what reduce has come to so far.
+	accumulator value
 }
 
 func (r *rule) eval(e *env) value {
@@ -128,6 +134,8 @@ func (r *rule) eval(e *env) value {
 		return r.split.fractional(e)
 	case opRollout:
 		return r.rollout(e)
+	case opReduce:
+		return r.reduce(e)
 	case opNot, opBool, opEqual, opNotEqual, opSame, opNotSame, opLess, opLessEqual, opGreater, opGreaterEqual,
 		opIn, opAll, opSome, opNone, opStartsWith, opEndsWith, opSemver:
 		return boolValue(r.holds(e))
@@ -135,7 +143,7 @@ func (r *rule) eval(e *env) value {
 		return numberValue(r.arithmetic(e))
 	case opCat, opSubstr:
 		return stringValue(r.text(e))
-	case opList, opMerge, opMissing, opMissingSome:
+	case opList, opMerge, opMap, opFilter, opMissing, opMissingSome:
 		return value{kind: kindList, ref: r.list(e)}
 	default:
 		return r.data(e)
@@ -197,6 +205,8 @@ func (r *rule) data(e *env) value {
 		return boolValue(e.subject.Anonymous)
 	case opItem:
 		return follow(e.item, r.path)
+	case opAccumulator:
+		return follow(e.accumulator, r.path)
 	case opDefault:
 		if v := r.args[0].eval(e); v.kind != kindNull {
 			return v
@@ -312,8 +322,8 @@ func (r *rule) text(e *env) string {
 	return string(t.bytes())
 }
 
-// list is a list that is not constant: written out, merged, or of what is
-// missing.
+// list is a list that is not constant: written out, merged, mapped, filtered, or
+// of what is missing.
 func (r *rule) list(e *env) *[]value {
 	list := []value{}
 	switch r.op {
@@ -330,6 +340,18 @@ func (r *rule) list(e *env) *[]value {
 			}
 			for j := range v.len() {
 				list = append(list, v.at(j))
+			}
+		}
+	case opMap, opFilter:
+		elements := r.args[0].eval(e)
+		inner := env{subject: e.subject, now: e.now}
+		for i := range elements.len() {
+			inner.item = elements.at(i)
+			switch v := r.args[1].eval(&inner); {
+			case r.op == opMap:
+				list = append(list, v)
+			case v.truthy():
+				list = append(list, inner.item)
 			}
 		}
 	default: // opMissing, opMissingSome
@@ -407,4 +429,18 @@ func (r *rule) quantify(e *env) bool {
 	default: // opNone
 		return hits == 0
 	}
+}
+
+// reduce folds a list into one value, beginning with null or args[2].
+func (r *rule) reduce(e *env) value {
+	list := r.args[0].eval(e)
+	inner := env{subject: e.subject, now: e.now}
+	if len(r.args) == 3 {
+		inner.accumulator = r.args[2].eval(e)
+	}
+	for i := range list.len() {
+		inner.item = list.at(i)
+		inner.accumulator = r.args[1].eval(&inner)
+	}
+	return inner.accumulator
 }

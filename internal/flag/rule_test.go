@@ -81,6 +81,10 @@ func TestRules(t *testing.T) {
 		{`{"substr":["jsonlogic",4]}`, `"logic"`}, {`{"substr":["jsonlogic",-5]}`, `"logic"`}, {`{"substr":["jsonlogic",1,3]}`, `"son"`}, {`{"substr":["jsonlogic",4,-2]}`, `"log"`}, {`{"substr":["äöü",1,1]}`, `"ö"`}, {`{"substr":["ab",9]}`, `""`}, {`{"substr":["ab",-9,1]}`, `"a"`}, {`{"substr":["ab","x"]}`, `"ab"`},
 		{`{"merge":[[1,2],3,[4]]}`, `[1,2,3,4]`},
 		{`{"all":[{"var":"scores"},{">":[{"var":""},0]}]}`, `true`}, {`{"all":[{"var":"scores"},{">":[{"var":""},1]}]}`, `false`}, {`{"all":[[],true]}`, `false`}, {`{"some":[{"var":"scores"},{"==":[{"var":""},2]}]}`, `true`}, {`{"none":[{"var":"none"},true]}`, `true`}, {`{"some":[[{"var":"user"}],{"==":[{"var":"name"},"Ann"]}]}`, `true`}, {`{"some":[{"var":"user"},true]}`, `false`},
+		{`{"map":[{"var":"scores"},{"*":[{"var":""},2]}]}`, `[2,4,6]`}, {`{"map":[{"var":"nope"},1]}`, `[]`}, {`{"map":[[{"var":"user"}],{"var":"name"}]}`, `["Ann"]`},
+		{`{"filter":[{"var":"scores"},{">":[{"var":""},1]}]}`, `[2,3]`}, {`{"in":["ops",{"filter":[{"var":"roles"},{"!=":[{"var":""},"ops"]}]}]}`, `false`},
+		{`{"reduce":[{"var":"scores"},{"+":[{"var":"current"},{"var":"accumulator"}]},10]}`, `16`}, {`{"reduce":[{"var":"scores"},{"max":[{"var":"current"},{"var":"accumulator"}]}]}`, `3`}, {`{"reduce":[[],1,{"var":"tier"}]}`, `"premium"`}, {`{"reduce":[[{"var":"user"}],{"var":"current.name"},""]}`, `"Ann"`},
+		{`{"reduce":[{"map":[{"var":"scores"},[{"var":""}]]},{"merge":[{"var":"accumulator"},{"var":"current.0"}]},[]]}`, `[1,2,3]`}, {`{"some":[{"filter":[{"var":"scores"},true]},{"reduce":[[1],{"var":"current"},0]}]}`, `true`},
 		{`{"starts_with":[{"var":"email"},"ann"]}`, `true`}, {`{"ends_with":[{"var":"email"},".com"]}`, `true`}, {`{"starts_with":[{"var":"age"},"3"]}`, `false`}, {`{"ends_with":["x",{"var":"nope"}]}`, `false`},
 		// Versions.
 		{`{"sem_ver":[{"var":"version"},">","1.9.9"]}`, `true`}, {`{"sem_ver":[{"var":"version"},"<","1.9.9"]}`, `false`}, {`{"sem_ver":[{"var":"version"},"~","1.10.7"]}`, `true`}, {`{"sem_ver":[{"var":"version"},"^","1.0.0"]}`, `true`}, {`{"sem_ver":[{"var":"version"},"=","v1.10.0+build"]}`, `true`}, {`{"sem_ver":[{"var":"version"},"!=","1.10.0-rc.1"]}`, `true`}, {`{"sem_ver":[{"var":"version"},">=","1.10.0"]}`, `true`}, {`{"sem_ver":[{"var":"version"},"<=","1"]}`, `false`}, {`{"sem_ver":[{"var":"nope"},"=","1.0.0"]}`, `false`}, {`{"sem_ver":[{"var":"email"},"!=","1.0.0"]}`, `false`},
@@ -142,12 +146,12 @@ func TestSemverAgainstOracle(t *testing.T) {
 			t.Fatalf("%s: valid %v, want %v", a, ok, want)
 		}
 		w, also := parseSemver(b)
-		if ok && also && v.compare(w) != oracle.Compare(canonical(a), canonical(b)) {
-			t.Fatalf("%s and %s: got %d", a, b, v.compare(w))
+		if ok && also && v.compare(&w) != oracle.Compare(canonical(a), canonical(b)) {
+			t.Fatalf("%s and %s: got %d", a, b, v.compare(&w))
 		}
 	})
 	version1, _ := parseSemver("1.0.0")
-	if semverHolds(version1, "?", version1) {
+	if semverHolds(&version1, "?", &version1) {
 		t.Error("an unknown operator holds")
 	}
 }

@@ -13,10 +13,11 @@ type semver struct {
 }
 
 func parseSemver(text string) (semver, bool) {
-	if v, ok := plainSemver(text); ok {
+	var v semver
+	if v.plain(text) {
 		return v, true
 	}
-	var v semver
+	v = semver{}
 	text = strings.TrimPrefix(text, "v")
 	text, build, hasBuild := strings.Cut(text, "+")
 	core, pre, hasPre := strings.Cut(text, "-")
@@ -47,23 +48,29 @@ func parseSemver(text string) (semver, bool) {
 	return v, parts == 3 || !hasPre && !hasBuild
 }
 
-// plainSemver reads the usual form, three numbers of a few digits, in one pass.
-func plainSemver(text string) (semver, bool) {
-	var parts [3]uint64
-	part, digits := 0, 0
+// plain reads the usual form, three numbers of a few digits, in one pass.
+func (v *semver) plain(text string) bool {
+	n, digits, part := uint64(0), 0, &v.major
 	for i := range len(text) {
 		c := text[i]
 		switch {
-		case c == '.' && digits > 0 && part < 2:
-			part, digits = part+1, 0
-		case c >= '0' && c <= '9' && digits < 9 && (digits == 0 || parts[part] > 0):
-			parts[part] = parts[part]*10 + uint64(c-'0')
+		case c >= '0' && c <= '9' && digits < 9 && (digits == 0 || n > 0):
+			n = n*10 + uint64(c-'0')
 			digits++
-		default:
-			return semver{}, false
+			continue
+		case c != '.' || digits == 0 || part == &v.patch:
+			return false
 		}
+		*part = n
+		if part == &v.major {
+			part = &v.minor
+		} else {
+			part = &v.patch
+		}
+		n, digits = 0, 0
 	}
-	return semver{major: parts[0], minor: parts[1], patch: parts[2]}, part == 2 && digits > 0
+	v.patch = n
+	return part == &v.patch && digits > 0
 }
 
 // semverNumber reads a decimal without leading zeros.
@@ -104,11 +111,14 @@ func validIdentifiers(s string, pre bool) bool {
 	return true
 }
 
-func (v semver) compare(w semver) int {
-	if c := cmp.Or(cmp.Compare(v.major, w.major), cmp.Compare(v.minor, w.minor), cmp.Compare(v.patch, w.patch)); c != 0 {
-		return c
-	}
+func (v *semver) compare(w *semver) int {
 	switch {
+	case v.major != w.major:
+		return cmp.Compare(v.major, w.major)
+	case v.minor != w.minor:
+		return cmp.Compare(v.minor, w.minor)
+	case v.patch != w.patch:
+		return cmp.Compare(v.patch, w.patch)
 	case v.pre == w.pre:
 		return 0
 	case v.pre == "":
@@ -158,7 +168,7 @@ func boolInt(b bool) int {
 }
 
 // semverHolds applies one of sem_ver's operators.
-func semverHolds(v semver, operator string, w semver) bool {
+func semverHolds(v *semver, operator string, w *semver) bool {
 	switch operator {
 	case "=":
 		return v.compare(w) == 0
@@ -187,15 +197,21 @@ type versions struct {
 }
 
 func (v *versions) holds(r *rule, e *env) bool {
-	a, ok := v.version(0, r, e)
-	b, also := v.version(1, r, e)
-	return ok && also && semverHolds(a, v.operator, b)
-}
-
-func (v *versions) version(i int, r *rule, e *env) (semver, bool) {
-	if v.constant[i] != nil {
-		return *v.constant[i], true
+	var room [2]semver
+	var both [2]*semver
+	for i := range both {
+		if both[i] = v.constant[i]; both[i] != nil {
+			continue
+		}
+		text, _ := r.args[i].str(e)
+		both[i] = &room[i]
+		if room[i].plain(text) {
+			continue
+		}
+		var ok bool
+		if room[i], ok = parseSemver(text); !ok {
+			return false
+		}
 	}
-	text, _ := r.args[i].str(e)
-	return parseSemver(text)
+	return semverHolds(both[0], v.operator, both[1])
 }

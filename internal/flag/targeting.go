@@ -70,6 +70,14 @@ type place struct {
 	result bool
 	// item: it is evaluated per element of a list.
 	item bool
+	// reduce: the element is its variable current, beside accumulator.
+	reduce bool
+}
+
+// inside is the place of an argument.
+func (p place) inside() place {
+	p.result = false
+	return p
 }
 
 // ruleCompiler compiles one flag's targeting.
@@ -142,6 +150,12 @@ func operator(name string) (o op, least, most int, ok bool) {
 		return opSome, 2, 2, true
 	case "none":
 		return opNone, 2, 2, true
+	case "map":
+		return opMap, 2, 2, true
+	case "filter":
+		return opFilter, 2, 2, true
+	case "reduce":
+		return opReduce, 2, 3, true
 	case "starts_with":
 		return opStartsWith, 2, 2, true
 	case "ends_with":
@@ -157,7 +171,7 @@ func operator(name string) (o op, least, most int, ok bool) {
 }
 
 const allowedOperators = "one of the operators var, missing, missing_some, if, and, or, !, !!, ==, !=, ===, !==, <, <=, >, >=, " +
-	"+, -, *, /, %, min, max, in, cat, substr, merge, all, some, none, starts_with, ends_with, sem_ver, fractional, rollout"
+	"+, -, *, /, %, min, max, in, cat, substr, merge, all, some, none, map, filter, reduce, starts_with, ends_with, sem_ver, fractional, rollout"
 
 func (c *ruleCompiler) rule(n *yaml.Node, key string, at place) rule {
 	switch n.Kind {
@@ -167,7 +181,7 @@ func (c *ruleCompiler) rule(n *yaml.Node, key string, at place) rule {
 		if at.result {
 			c.fault(n, key, shown(n), "a variant's name, null or a rule")
 		}
-		r := rule{op: opList, args: c.rules(n.Content, key, place{item: at.item})}
+		r := rule{op: opList, args: c.rules(n.Content, key, at.inside())}
 		return constantList(r)
 	default:
 	}
@@ -242,7 +256,7 @@ func (c *ruleCompiler) operation(n *yaml.Node, key string, at place) rule {
 		c.fault(n, key, len(args), allowed)
 		return rule{}
 	}
-	inner := place{item: at.item}
+	inner := at.inside()
 	switch o {
 	case opClaim:
 		return c.variable(n, args, key, at)
@@ -251,15 +265,26 @@ func (c *ruleCompiler) operation(n *yaml.Node, key string, at place) rule {
 	case opIf:
 		r := rule{op: opIf, args: make([]rule, len(args))}
 		for i, a := range args {
-			result := i%2 == 1 || i == len(args)-1
-			r.args[i] = c.rule(a, fmt.Sprintf("%s[%d]", key, i), place{result: at.result && result, item: at.item})
+			branch := at
+			branch.result = at.result && (i%2 == 1 || i == len(args)-1)
+			r.args[i] = c.rule(a, fmt.Sprintf("%s[%d]", key, i), branch)
 		}
 		return r
-	case opAll, opSome, opNone:
+	case opAll, opSome, opNone, opMap, opFilter:
 		return rule{op: o, args: []rule{
 			c.rule(args[0], key+"[0]", inner),
 			c.rule(args[1], key+"[1]", place{item: true}),
 		}}
+	case opReduce:
+		r := rule{op: o, args: make([]rule, len(args))}
+		for i, a := range args {
+			where := inner
+			if i == 1 {
+				where = place{item: true, reduce: true}
+			}
+			r.args[i] = c.rule(a, fmt.Sprintf("%s[%d]", key, i), where)
+		}
+		return r
 	case opSemver:
 		return c.semver(args, key, inner)
 	case opFractional:
@@ -307,6 +332,15 @@ func (c *ruleCompiler) variable(n *yaml.Node, args []*yaml.Node, key string, at 
 func (c *ruleCompiler) attribute(n *yaml.Node, name, key string, at place) rule {
 	path := strings.Split(name, ".")
 	switch {
+	case at.reduce:
+		switch path[0] {
+		case "current":
+			return rule{op: opItem, path: path[1:]}
+		case "accumulator":
+			return rule{op: opAccumulator, path: path[1:]}
+		}
+		c.fault(n, key, name, "current or accumulator, which are all that reduce sees")
+		return rule{}
 	case at.item:
 		if name == "" {
 			path = nil
@@ -386,7 +420,7 @@ func (c *ruleCompiler) fractional(n *yaml.Node, args []*yaml.Node, key string, a
 	s := &split{flagdKey: c.flagdKey(), legacy: c.def.Extension.FlagdHash == HashFlagd1}
 	shift := 0
 	if args[0].Kind != yaml.SequenceNode {
-		bucketBy := c.rule(args[0], key+"[0]", place{item: at.item})
+		bucketBy := c.rule(args[0], key+"[0]", at.inside())
 		s.bucketBy, args, shift = &bucketBy, args[1:], 1
 	}
 	if len(args) == 0 || len(args) > MaxVariants {
@@ -402,7 +436,7 @@ func (c *ruleCompiler) fractional(n *yaml.Node, args []*yaml.Node, key string, a
 		}
 		weight := rule{op: opConst, constant: numberValue(1)}
 		if len(a.Content) == 2 {
-			weight = c.rule(a.Content[1], key+"[1]", place{item: at.item})
+			weight = c.rule(a.Content[1], key+"[1]", at.inside())
 		}
 		if weight.op == opConst {
 			w := weight.constant.num
@@ -435,7 +469,7 @@ func (c *ruleCompiler) fractional(n *yaml.Node, args []*yaml.Node, key string, a
 func (c *ruleCompiler) rollout(n *yaml.Node, args []*yaml.Node, key string, at place) rule {
 	s := &split{flagdKey: c.flagdKey()}
 	if kindOf(args[0]) == "object" {
-		bucketBy := c.rule(args[0], key+"[0]", place{item: at.item})
+		bucketBy := c.rule(args[0], key+"[0]", at.inside())
 		s.bucketBy, args = &bucketBy, args[1:]
 	}
 	if len(args) < 3 || len(args) > 4 {
