@@ -32,6 +32,10 @@ func newAPI(c Config, rt *app.Runtime, conn *redisconn.Conn, g *gate.Gate, reade
 	if tokens != nil {
 		auth = auth.WithTokens(tokens)
 	}
+	statements, err := newStatements(c, rt, verifier)
+	if err != nil {
+		return nil, err
+	}
 	document, err := account.NewOpenAPI()
 	if err != nil {
 		return nil, err
@@ -44,7 +48,7 @@ func newAPI(c Config, rt *app.Runtime, conn *redisconn.Conn, g *gate.Gate, reade
 		self,
 		&account.OAuth{Revoker: store, Checker: store, Inspector: verifier, Leeway: verifier.Leeway(), Auditor: auditor, Now: time.Now},
 		&account.Signals{
-			Config: c.Signals, Verifier: verifier, Replays: account.NewRedisReplays(conn), Revoker: store, Manager: sessions,
+			Config: c.Signals, Verifier: statements, Replays: account.NewRedisReplays(conn), Revoker: store, Manager: sessions,
 			Auditor: auditor, Now: time.Now,
 		},
 		auditor, document,

@@ -49,6 +49,7 @@ func (c Config) Validate(r *config.Report) {
 		r.Fault("tokens.development.key_file", c.Tokens.Development.KeyFile, "development.key_file, at the top of the file")
 	}
 	c.Management.Tokens.check(r, c.Tokens.Issuers, c.Mode == development)
+	checkSignals(c, r)
 	switch c.Mode {
 	case production:
 		if len(c.Tokens.Issuers) == 0 {

@@ -105,6 +105,7 @@ func newTokenCallers(c Config, rt *app.Runtime, checker account.TokenChecker) (c
 	}
 	tokens := c.Tokens
 	tokens.Introspection = authn.IntrospectionConfig{}
+	tokens.Proofs = authn.ProofsConfig{} // a bound token is refused here
 	tokens.Issuers = nil
 	known := slices.Clone(c.Tokens.Issuers)
 	if c.Mode == development {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/tollgate-proxy/tollgate/internal/accesslog"
+	"github.com/tollgate-proxy/tollgate/internal/account"
 	"github.com/tollgate-proxy/tollgate/internal/anomaly"
 	"github.com/tollgate-proxy/tollgate/internal/app"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
@@ -55,7 +56,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	rt.Cleanup("redis", func(context.Context) error { return conn.Close() })
 	rt.Background("redis watch", conn.Monitor)
 
-	verifier, err := newVerifier(c, rt)
+	verifier, err := newVerifier(c, rt, conn)
 	if err != nil {
 		return err
 	}
@@ -126,7 +127,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	return rt.ServeHTTPS("http", c.HTTP.Listen, c.HTTP.TLS, api)
 }
 
-func newVerifier(c Config, rt *app.Runtime) (*authn.Verifier, error) {
+func newVerifier(c Config, rt *app.Runtime, conn *redisconn.Conn) (*authn.Verifier, error) {
 	tokens := c.Tokens
 	if c.Mode == development {
 		tokens.Development = c.Development
@@ -135,7 +136,7 @@ func newVerifier(c Config, rt *app.Runtime) (*authn.Verifier, error) {
 	keys := rt.Health.Component("token keys", true)
 	verifier, err := authn.New(tokens, authn.Options{
 		Development: c.Mode == development, Log: rt.Log, Metrics: rt.Metrics, Now: time.Now,
-		Ready: keys.Set, Annotate: gate.Annotate,
+		Ready: keys.Set, Annotate: gate.Annotate, Replays: account.NewRedisReplays(conn),
 	})
 	if err != nil {
 		return nil, err

@@ -149,6 +149,14 @@ type introspection struct {
 	Session   string   `json:"sid,omitempty"`
 	Tier      string   `json:"tier,omitempty"`
 	Roles     []string `json:"roles,omitempty"`
+	// Confirmation is what the token is bound to (RFC 9449 section 6.2, RFC 8705
+	// section 3.2): whoever presents it must have that too.
+	Confirmation *confirmation `json:"cnf,omitempty"`
+}
+
+type confirmation struct {
+	KeyThumbprint         string `json:"jkt,omitempty"`
+	CertificateThumbprint string `json:"x5t#S256,omitempty"`
 }
 
 // introspect tells a client about a token that it was presented. Redis is asked,
@@ -183,6 +191,12 @@ func (o *OAuth) introspect(w http.ResponseWriter, r *http.Request) {
 		Active: true, Scope: strings.Join(p.Scopes, " "), ClientID: p.ClientID, TokenType: "Bearer",
 		ExpiresAt: p.ExpiresAt.Unix(), Subject: p.Subject, Issuer: p.Issuer, TokenID: p.TokenID, Session: p.Session,
 		Tier: p.Tier, Roles: slices.Clone(p.Roles),
+	}
+	if c := (confirmation{p.KeyThumbprint, p.CertificateThumbprint}); c != (confirmation{}) {
+		answer.Confirmation = &c
+	}
+	if p.KeyThumbprint != "" {
+		answer.TokenType = "DPoP"
 	}
 	if !p.IssuedAt.IsZero() {
 		answer.IssuedAt = p.IssuedAt.Unix()

@@ -92,3 +92,21 @@ func TestOAuthErrors(t *testing.T) {
 		t.Errorf("challenges %v", challenges)
 	}
 }
+
+// What a token is bound to is told, so that whoever introspects it here can ask
+// its bearer for that.
+func TestIntrospectionTellsTheBinding(t *testing.T) {
+	s := newSystem(t, redistest.Embedded(t), nil, oauthParts)
+	for cnf, want := range map[string]string{
+		"jkt":      `"token_type":"DPoP"`,
+		"x5t#S256": `"token_type":"Bearer"`,
+	} {
+		token := s.provider.sign("JWT", map[string]any{
+			"iss": providerURL, "aud": "api", "sub": "ada", "iat": s.now.Unix(), "exp": s.now.Add(time.Hour).Unix(), "cnf": claims{cnf: "thumb"},
+		})
+		text := s.form(200, nil, "/oauth2/introspect", serviceSecret, token)
+		if !strings.Contains(text, want) || !strings.Contains(text, `"cnf":{"`+cnf+`":"thumb"}`) {
+			t.Errorf("%s: %s", cnf, text)
+		}
+	}
+}

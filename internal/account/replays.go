@@ -2,6 +2,7 @@ package account
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -25,6 +26,19 @@ func (r *RedisReplays) Seen(ctx context.Context, issuer, id string) (bool, error
 		return false, fmt.Errorf("%w: look for a statement: %w", revocation.ErrUnavailable, err)
 	}
 	return n > 0, nil
+}
+
+// First implements Replays, and authn.Replays. The error wraps
+// revocation.ErrUnavailable.
+func (r *RedisReplays) First(ctx context.Context, keep time.Duration, id string) (bool, error) {
+	err := r.rdb.SetArgs(ctx, redisconn.Key("replay", id), 1, redis.SetArgs{Mode: "NX", TTL: max(keep, time.Second)}).Err()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("%w: note a proof: %w", revocation.ErrUnavailable, err)
+	}
+	return true, nil
 }
 
 // Note implements Replays. The error wraps revocation.ErrUnavailable.

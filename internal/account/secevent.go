@@ -116,7 +116,7 @@ func (s *Signals) take(w http.ResponseWriter, r *http.Request, event *Event) err
 		return &setError{setInvalidRequest, "the body is too large or did not arrive whole"}
 	}
 	st, err := s.Verifier.VerifyStatement(strings.TrimSpace(string(body)), authn.StatementRules{
-		Types: []string{"secevent+jwt"}, Audiences: s.Config.Audiences,
+		Types: []string{"secevent+jwt"}, Audiences: s.Config.audiencesOf,
 	}, s.Now())
 	if err != nil {
 		return refuseSET(err)
@@ -186,8 +186,8 @@ func (s *Signals) end(ctx context.Context, st *authn.Statement, c *securityEvent
 	if subject == nil {
 		subject = p.Subject
 	}
-	issuers := s.Config.issuersOf(st.Issuer)
-	t, err := resolver{issuers, s.Config.EmailIsUser}.resolve(subject, 0)
+	subjects := s.Config.resolver(st.Issuer)
+	t, err := subjects.resolve(subject, 0)
 	switch {
 	case errors.Is(err, errForeign):
 		return &setError{setAccessDenied, "the subject is of " + err.Error()}
@@ -201,7 +201,7 @@ func (s *Signals) end(ctx context.Context, st *authn.Statement, c *securityEvent
 	at := eventTime(p.Time, c.Time, st.IssuedAt)
 	if kind == caep+"session-revoked" && subject.format() == "opaque" {
 		// The specification's own example names a session so.
-		if err := s.killer().kill(ctx, target{session: subject.ID, issuers: issuers}, at, false); err != nil {
+		if err := s.killer().kill(ctx, target{session: subject.ID, issuers: subjects.issuers}, at, false); err != nil {
 			return err
 		}
 	}

@@ -3,6 +3,7 @@ package account
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -16,11 +17,12 @@ import (
 // SignalsConfig is the section "signals": how identity providers tell of the end
 // of sessions and users.
 type SignalsConfig struct {
-	Audiences           []string          `yaml:"audiences" doc:"Values of aud that mean us in security event tokens and logout tokens; empty refuses both."`
-	RevocationURL       string            `yaml:"revocation_url" doc:"Public URL of /global-token-revocation, the aud of a provider's own assertion there; empty takes management callers alone."`
-	EmailIsUser         bool              `yaml:"email_is_user" doc:"Take a subject's e-mail address for the user; only where the tokens' users are e-mail addresses."`
-	SpeaksFor           []SpeaksForConfig `yaml:"speaks_for" doc:"Issuers whose users another issuer may end; each may end its own."`
-	UnknownEventsRefuse bool              `yaml:"refuse_unknown_events" doc:"Refuse a security event of an unknown kind rather than accept and ignore it."`
+	Audiences           []string            `yaml:"audiences" doc:"Values of aud that mean us in security event tokens and logout tokens; empty refuses both."`
+	RevocationURL       string              `yaml:"revocation_url" doc:"Public URL of /global-token-revocation, the aud of a provider's own assertion there; empty takes management callers alone."`
+	EmailIsUser         bool                `yaml:"email_is_user" doc:"Take a subject's e-mail address for the user; only where the tokens' users are e-mail addresses."`
+	SpeaksFor           []SpeaksForConfig   `yaml:"speaks_for" doc:"Issuers whose users another issuer may end; each may end its own."`
+	Transmitters        []TransmitterConfig `yaml:"transmitters" doc:"Issuers of security event tokens and logout tokens that issue no access tokens, with keys of their own."`
+	UnknownEventsRefuse bool                `yaml:"refuse_unknown_events" doc:"Refuse a security event of an unknown kind rather than accept and ignore it."`
 }
 
 // SpeaksForConfig lets one issuer speak for others.
@@ -31,21 +33,34 @@ type SpeaksForConfig struct {
 
 // Validate checks the section.
 func (c SignalsConfig) Validate(r *config.Report) {
-	for _, a := range c.Audiences {
-		if a == "" || a == c.RevocationURL {
-			// An assertion with the audience of a client would be any ID token.
-			r.Fault("audiences", a, "values of aud other than revocation_url")
+	aud := func(key string, audiences []string) {
+		for _, a := range audiences {
+			if a == "" || a == c.RevocationURL {
+				// An assertion with the audience of a client would be any ID token.
+				r.Fault(key, a, "values of aud other than revocation_url")
+			}
 		}
 	}
+	aud("audiences", c.Audiences)
 	if c.RevocationURL != "" && !strings.HasPrefix(c.RevocationURL, "https://") {
 		r.Fault("revocation_url", c.RevocationURL, "an https URL")
 	}
 	var seen []string
-	for _, s := range c.SpeaksFor {
-		if slices.Contains(seen, s.Issuer) {
-			r.Fault("speaks_for", s.Issuer, "each issuer once")
+	once := func(key, issuer string) {
+		if slices.Contains(seen, issuer) {
+			r.Fault(key, issuer, "each issuer once")
 		}
-		seen = append(seen, s.Issuer)
+		seen = append(seen, issuer)
+	}
+	for _, s := range c.SpeaksFor {
+		once("speaks_for", s.Issuer)
+	}
+	for i, t := range c.Transmitters {
+		once(fmt.Sprintf("transmitters[%d].issuer", i), t.Issuer)
+		aud(fmt.Sprintf("transmitters[%d].audiences", i), t.Audiences)
+		if len(t.Audiences) == 0 && len(c.Audiences) == 0 {
+			r.Fault(fmt.Sprintf("transmitters[%d].audiences", i), nil, "at least one value of aud, here or in signals.audiences")
+		}
 	}
 }
 
@@ -59,8 +74,63 @@ func (c SpeaksForConfig) Validate(r *config.Report) {
 	}
 }
 
+// TransmitterConfig is an issuer of signals that issues no access tokens.
+type TransmitterConfig struct {
+	Name       string           `yaml:"name" doc:"Name in logs; lower-case letters, digits and dashes."`
+	Issuer     string           `yaml:"issuer" doc:"The iss of its tokens, compared exactly; none of tokens.issuers."`
+	Algorithms []string         `yaml:"algorithms" doc:"Accepted algorithms, as for tokens.issuers."`
+	Audiences  []string         `yaml:"audiences" doc:"Values of aud that mean us in its tokens; signals.audiences where empty."`
+	Keys       authn.KeysConfig `yaml:"keys"`
+	Issuers    []string         `yaml:"issuers" doc:"Issuers of access tokens whose users it may end. A subject of the transmitter itself means the same subject of each of them."`
+}
+
+// IssuerConfig is the transmitter as authn verifies it.
+func (c TransmitterConfig) IssuerConfig() authn.IssuerConfig {
+	// The audiences are those of access tokens there, and there are none.
+	return authn.IssuerConfig{Name: c.Name, Issuer: c.Issuer, Algorithms: c.Algorithms, Audiences: []string{c.Issuer}, Keys: c.Keys}
+}
+
+// Validate checks the element.
+func (c TransmitterConfig) Validate(r *config.Report) {
+	c.IssuerConfig().Validate(r)
+	if c.Keys.Envoy {
+		r.Fault("keys.envoy", c.Keys.Envoy, "keys that are here, since signals do not pass Envoy's jwt_authn")
+	}
+	if len(c.Issuers) == 0 {
+		r.Fault("issuers", nil, "at least one issuer of access tokens")
+	}
+}
+
+func (c SignalsConfig) transmitter(sender string) *TransmitterConfig {
+	i := slices.IndexFunc(c.Transmitters, func(t TransmitterConfig) bool { return t.Issuer == sender })
+	if i < 0 {
+		return nil
+	}
+	return &c.Transmitters[i]
+}
+
+// audiencesOf are the values of aud that mean us in what the sender says.
+func (c SignalsConfig) audiencesOf(sender string) []string {
+	if t := c.transmitter(sender); t != nil && len(t.Audiences) > 0 {
+		return t.Audiences
+	}
+	return c.Audiences
+}
+
+// resolver is for the subjects that the sender names.
+func (c SignalsConfig) resolver(sender string) resolver {
+	r := resolver{issuers: c.issuersOf(sender), emailIsUser: c.EmailIsUser}
+	if c.transmitter(sender) != nil {
+		r.alias = sender
+	}
+	return r
+}
+
 // issuersOf are those whose users the sender may end.
 func (c SignalsConfig) issuersOf(sender string) []string {
+	if t := c.transmitter(sender); t != nil {
+		return t.Issuers
+	}
 	for _, s := range c.SpeaksFor {
 		if s.Issuer == sender {
 			return s.Issuers
@@ -82,6 +152,9 @@ type Replays interface {
 	Seen(ctx context.Context, issuer, id string) (bool, error)
 	// Note notes it for a time.
 	Note(ctx context.Context, issuer, id string, keep time.Duration) error
+	// First reports whether nobody asked for the id before, and notes it for a
+	// time, at once.
+	First(ctx context.Context, keep time.Duration, id string) (bool, error)
 }
 
 // Signals is the part of the API where identity providers, and tools that watch
@@ -195,7 +268,7 @@ func (s *Signals) logout(w http.ResponseWriter, r *http.Request) {
 // the token is not the issuer's.
 func (s *Signals) readLogout(token string) (*authn.Statement, target, error) {
 	st, err := s.Verifier.VerifyStatement(token, authn.StatementRules{
-		Types: []string{"logout+jwt", "jwt", "absent"}, Audiences: s.Config.Audiences, MaxLifetime: maxStatement, Expires: true,
+		Types: []string{"logout+jwt", "jwt", "absent"}, Audiences: s.Config.audiencesOf, MaxLifetime: maxStatement, Expires: true,
 	}, s.Now())
 	if err != nil {
 		return nil, target{}, err
@@ -247,21 +320,22 @@ func (s *Signals) asserted(r *http.Request) (context.Context, bool) {
 		return nil, false
 	}
 	st, err := s.Verifier.VerifyStatement(token, authn.StatementRules{
-		Types: []string{"jwt", "absent"}, Audiences: []string{s.Config.RevocationURL}, MaxLifetime: maxStatement, Expires: true,
+		Types: []string{"jwt", "absent"}, Audiences: func(string) []string { return []string{s.Config.RevocationURL} },
+		MaxLifetime: maxStatement, Expires: true,
 	}, s.Now())
 	if err != nil {
 		return nil, false
 	}
-	again, err := s.once(r.Context(), st, func() error { return nil })
-	if again || err != nil {
+	first, err := s.Replays.First(r.Context(), max(st.ExpiresAt.Sub(s.Now()), 0)+maxStatement, "assertion:"+st.Issuer+" "+st.ID)
+	if !first || err != nil {
 		return nil, false
 	}
 	ctx := credential.With(r.Context(), credential.Caller{Name: st.Issuer})
-	return context.WithValue(ctx, senderKey{}, s.Config.issuersOf(st.Issuer)), true
+	return context.WithValue(ctx, senderKey{}, s.Config.resolver(st.Issuer)), true
 }
 
-// senderKey holds the issuers that a provider speaks for; a management caller
-// has none and speaks for all.
+// senderKey holds the resolver of a provider; a management caller has none and
+// speaks for all issuers.
 type senderKey struct{}
 
 // revokeGlobally is Global Token Revocation (draft-parecki-oauth-global-token-revocation).
@@ -271,9 +345,12 @@ func (s *Signals) revokeGlobally(w http.ResponseWriter, r *http.Request) {
 		writeError(w, r, err)
 		return
 	}
-	issuers, _ := r.Context().Value(senderKey{}).([]string)
+	subjects, asserted := r.Context().Value(senderKey{}).(resolver)
+	if !asserted {
+		subjects = resolver{emailIsUser: s.Config.EmailIsUser}
+	}
 	event := Event{Actor: actor(r.Context()), Action: "user.revoke", Reason: "global token revocation", At: s.Now()}
-	t, err := resolver{issuers, s.Config.EmailIsUser}.resolve(body.Subject, 0)
+	t, err := subjects.resolve(body.Subject, 0)
 	switch {
 	case errors.Is(err, errForeign):
 		err = forbidden("The subject is of " + errForeign.Error() + ".")

@@ -56,6 +56,9 @@ func (s *subjectID) format() string {
 type resolver struct {
 	// issuers are those that the sender speaks for; nil for all.
 	issuers []string
+	// alias is an issuer that stands for all of issuers: the sender itself, where
+	// it issues no access tokens.
+	alias string
 	// emailIsUser takes e-mail addresses for users.
 	emailIsUser bool
 }
@@ -93,6 +96,9 @@ func (r resolver) resolve(s *subjectID, depth int) (target, error) {
 func (r resolver) of(issuer string, t target, name string) (target, error) {
 	if issuer == "" || name == "" {
 		return target{}, errSubject
+	}
+	if issuer == r.alias {
+		return r.narrowed(t, name)
 	}
 	if r.issuers != nil && !slices.Contains(r.issuers, issuer) {
 		return target{}, errForeign

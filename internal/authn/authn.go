@@ -32,6 +32,9 @@ const (
 	CodeInvalid = "token_invalid"
 	// CodeExpired: a token that was good, and is past its expiry.
 	CodeExpired = "token_expired"
+	// CodeNonce: the proof beside a token lacks a nonce of ours that is good;
+	// Request.FreshNonce is one to try again with.
+	CodeNonce = "dpop_nonce_required"
 	// CodeUnavailable: the token cannot be judged, because its issuer's keys
 	// have never been fetched. It is answered with 503.
 	CodeUnavailable = "dependency_unavailable"
@@ -94,6 +97,9 @@ type Principal struct {
 	// this token that no other spelling of its signature changes. For an opaque
 	// token it is the SHA-256 of the token.
 	SigningInput [sha256.Size]byte
+	// KeyThumbprint and CertificateThumbprint are what the token is bound to, as in
+	// cnf: jkt of RFC 9449 and x5t#S256 of RFC 8705; empty where it is not.
+	KeyThumbprint, CertificateThumbprint string
 	// Claims are all of the token's, numbers as float64, for feature flags that
 	// look at them. They hold what the issuer put in, personal data included: not
 	// for headers, logs or metrics.

@@ -115,8 +115,21 @@ type IntrospectionConfig struct {
 // ProofsConfig is how DPoP proofs are judged.
 type ProofsConfig struct {
 	Algorithms []string      `yaml:"algorithms" doc:"Algorithms of proofs, none of them HS; ES256 and EdDSA by default."`
-	MaxAge     time.Duration `yaml:"max_age" doc:"How old a proof may be; 1s to 10m. A proof is remembered that long, and refused a second time by the same process."`
+	MaxAge     time.Duration `yaml:"max_age" doc:"How old a proof may be; 1s to 10m. A proof is remembered that long, and refused a second time by the same process, or with shared by any."`
 	Remember   int           `yaml:"remember" doc:"Most proofs remembered; beyond it the oldest are forgotten early. 1000 to 10000000."`
+	Shared     bool          `yaml:"shared" doc:"Remember proofs in Redis too, so that each is good once for all processes: a round trip for every request with a proof, and 503 where Redis does not answer."`
+	Nonce      NonceConfig   `yaml:"nonce" doc:"Nonces that proofs must have (RFC 9449, section 9)."`
+}
+
+// NonceConfig is how nonces of proofs are made.
+type NonceConfig struct {
+	SecretFile config.Path   `yaml:"secret_file" doc:"File with secrets of 32 bytes or more, one a line: the first makes nonces, all of them are taken. The same for all processes. Empty asks for no nonces."`
+	MaxAge     time.Duration `yaml:"max_age" doc:"How old a nonce may be; 10s to 1h. A client is handed a fresh one at half of it."`
+}
+
+// Validate reports what is wrong with the section.
+func (c NonceConfig) Validate(r *config.Report) {
+	between(r, "max_age", c.MaxAge, 10*time.Second, time.Hour)
 }
 
 // DevelopmentConfig is the issuer for development.
@@ -134,7 +147,7 @@ func Default() Config {
 		SignatureCache: 64 << 20,
 		JWKS:           JWKSConfig{Refresh: 10 * time.Minute, Timeout: 5 * time.Second, UnknownKey: 10 * time.Second},
 		Introspection:  IntrospectionConfig{Timeout: 100 * time.Millisecond, TTL: 30 * time.Second, Cache: 8 << 20, Concurrent: 32},
-		Proofs:         ProofsConfig{Algorithms: []string{"ES256", "EdDSA"}, MaxAge: time.Minute, Remember: 100_000},
+		Proofs:         ProofsConfig{Algorithms: []string{"ES256", "EdDSA"}, MaxAge: time.Minute, Remember: 100_000, Nonce: NonceConfig{MaxAge: 5 * time.Minute}},
 	}
 }
 

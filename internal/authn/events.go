@@ -51,8 +51,8 @@ type StatementRules struct {
 	// "absent" is for a token without one. Never list the types of access tokens
 	// alone: what is accepted here is not accepted there only where they differ.
 	Types []string
-	// Audiences are the values of aud that mean us; at least one.
-	Audiences []string
+	// Audiences gives the values of aud that mean us, in what an issuer says.
+	Audiences func(issuer string) []string
 	// MaxLifetime bounds a statement that expires; 0 does not.
 	MaxLifetime time.Duration
 	// Expires demands an exp claim.
@@ -88,7 +88,8 @@ func (v *Verifier) VerifyStatement(token string, rules StatementRules, now time.
 	if err != nil {
 		return nil, invalid(fmt.Errorf("%w: %w", ErrAudience, err))
 	}
-	if !slices.ContainsFunc(aud, func(a string) bool { return slices.Contains(rules.Audiences, a) }) {
+	meansUs := rules.Audiences(iss)
+	if !slices.ContainsFunc(aud, func(a string) bool { return slices.Contains(meansUs, a) }) {
 		return nil, invalid(ErrAudience)
 	}
 	return is.statement(&c, rules, now)

@@ -11,8 +11,9 @@ func TestVerifyStatement(t *testing.T) {
 	envoy := issuerConfig(t, "RS256")
 	envoy.Name, envoy.Issuer, envoy.Keys = "envoy", "https://envoy.test", KeysConfig{Envoy: true}
 	v := verifier(t, issuerConfig(t, "ES256"), envoy)
-	rules := StatementRules{Types: []string{"secevent+jwt"}, Audiences: []string{"gateway"}}
-	logout := StatementRules{Types: []string{"logout+jwt", "absent"}, Audiences: []string{"gateway"}, Expires: true, MaxLifetime: 10 * time.Minute}
+	gateway := func(string) []string { return []string{"gateway"} }
+	rules := StatementRules{Types: []string{"secevent+jwt"}, Audiences: gateway}
+	logout := StatementRules{Types: []string{"logout+jwt", "absent"}, Audiences: gateway, Expires: true, MaxLifetime: 10 * time.Minute}
 	set := func(changes ...object) object {
 		c := claims(append([]object{{"aud": "gateway", "sub": nil, "exp": nil, "events": object{"e": object{}}}}, changes...)...)
 		return c

@@ -203,6 +203,9 @@ func (in *introspector) read(answer map[string]any, token string) (*verified, er
 	if err != nil {
 		return nil, err
 	}
+	if kind, _ := answer["token_type"].(string); strings.EqualFold(kind, "dpop") && got.principal.KeyThumbprint == "" {
+		return nil, errors.New("is of type DPoP, and the answer does not say to which key it is bound")
+	}
 	got.key = in.issuer.unsigned
 	return &got, nil
 }

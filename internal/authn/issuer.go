@@ -228,6 +228,9 @@ func (is *issuer) principal(c *compact) (verified, error) {
 	if got.bound, err = bindingOf(c.payload["cnf"]); err != nil {
 		return verified{}, err
 	}
+	if got.bound != nil {
+		p.KeyThumbprint, p.CertificateThumbprint = got.bound.jkt, got.bound.x5t
+	}
 	return got, got.setTimes(is)
 }
 

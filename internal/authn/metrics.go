@@ -26,7 +26,7 @@ func newMetrics(o Options, v *Verifier) (*metrics, error) {
 			Help: "Signatures found good by computing them; accepted tokens beyond that were remembered.",
 		}),
 	}
-	for _, code := range []string{CodeMissing, CodeMalformed, CodeInvalid, CodeExpired, CodeUnavailable} {
+	for _, code := range []string{CodeMissing, CodeMalformed, CodeInvalid, CodeExpired, CodeNonce, CodeUnavailable} {
 		m.outcomes[code] = verifications.WithLabelValues(code)
 	}
 	if o.Metrics == nil {

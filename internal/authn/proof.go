@@ -1,11 +1,13 @@
 package authn
 
 import (
+	"context"
 	"crypto"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -21,12 +23,22 @@ const maxProof = 4 << 10
 // proofAhead is how far ahead of us a client's clock may be.
 const proofAhead = 5 * time.Second
 
+// Replays remembers proofs where every process sees them. Safe for concurrent
+// use.
+type Replays interface {
+	// First reports whether this is the first time that it is told of the id,
+	// which it remembers for that long at least.
+	First(ctx context.Context, keep time.Duration, id string) (bool, error)
+}
+
 // proofs judges DPoP proofs (RFC 9449 section 4.3), and remembers those it has
 // seen. It is safe for concurrent use.
 type proofs struct {
 	algorithms []*algorithm
 	maxAge     time.Duration
 	limit      int
+	nonces     *nonces // nil asks for none
+	shared     Replays // nil where each process remembers for itself
 
 	// Seen proofs are in two generations. When the younger one is full or older
 	// than a proof may be, it becomes the older one, which is forgotten.
@@ -35,19 +47,29 @@ type proofs struct {
 	youngFrom  time.Time
 }
 
-func newProofs(c ProofsConfig) *proofs {
+func newProofs(c ProofsConfig, shared Replays) (*proofs, error) {
 	p := &proofs{maxAge: c.MaxAge, limit: max(1, c.Remember/2), young: map[[sha256.Size]byte]struct{}{}}
 	for _, name := range c.Algorithms {
 		if a := algorithms[name]; a != nil && a.family != familyHMAC {
 			p.algorithms = append(p.algorithms, a)
 		}
 	}
-	return p
+	if c.Shared {
+		if shared == nil {
+			return nil, errors.New("proofs.shared: there is nothing to share proofs in")
+		}
+		p.shared = shared
+	}
+	var err error
+	if c.Nonce.SecretFile != "" {
+		p.nonces, err = newNonces(c.Nonce)
+	}
+	return p, err
 }
 
 // check says why the request's proof does not show that its sender has the key
 // with the thumbprint, or nil. A proof is good once.
-func (p *proofs) check(r *Request, token, thumbprint string, now time.Time) error {
+func (p *proofs) check(ctx context.Context, r *Request, token, thumbprint string, now time.Time) error {
 	switch {
 	case r.Proof == "":
 		return errors.New("is missing")
@@ -80,8 +102,32 @@ func (p *proofs) check(r *Request, token, thumbprint string, now time.Time) erro
 		return errors.New("is for another address")
 	case c.payload["ath"] != base64.RawURLEncoding.EncodeToString(ath[:]):
 		return errors.New("is for another token")
-	case !p.first(sha256.Sum256([]byte(thumbprint+"."+id)), now):
-		return errors.New("was used before")
+	}
+	if p.nonces != nil {
+		if err := p.nonces.check(c.payload["nonce"], r, now); err != nil {
+			return err
+		}
+	}
+	return p.once(ctx, sha256.Sum256([]byte(thumbprint+"."+id)), now)
+}
+
+var errReplayed = errors.New("was used before")
+
+// once refuses a proof for the second time. This process's memory is asked
+// first, so that it alone bears a flood of copies.
+func (p *proofs) once(ctx context.Context, id [sha256.Size]byte, now time.Time) error {
+	if !p.first(id, now) {
+		return errReplayed
+	}
+	if p.shared == nil {
+		return nil
+	}
+	first, err := p.shared.First(ctx, p.maxAge+2*proofAhead, "dpop:"+base64.RawURLEncoding.EncodeToString(id[:]))
+	switch {
+	case err != nil:
+		return &Error{Code: CodeUnavailable, Public: unavailableDetail, Cause: fmt.Errorf("shared memory of proofs: %w", err)}
+	case !first:
+		return errReplayed
 	}
 	return nil
 }

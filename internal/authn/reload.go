@@ -14,6 +14,9 @@ func (v *Verifier) Files() []string {
 			files = append(files, name)
 		}
 	}
+	if v.proofs.nonces != nil {
+		files = append(files, v.proofs.nonces.file)
+	}
 	slices.Sort(files)
 	return files
 }
@@ -34,7 +37,14 @@ func (v *Verifier) PrepareReload(context.Context) (commit func(), err error) {
 		}
 		next[is] = keys
 	}
+	useNonces := func() {}
+	if n := v.proofs.nonces; n != nil {
+		if useNonces, err = n.read(); err != nil {
+			return nil, fmt.Errorf("proofs.nonce: %w", err)
+		}
+	}
 	return func() {
+		useNonces()
 		for is, keys := range next {
 			is.use(keys)
 		}

@@ -30,6 +30,10 @@ type Request struct {
 	// Envoy has it in attributes.source.certificate. It must be one that the TLS
 	// handshake proved.
 	Certificate string
+	// FreshNonce is set by Authenticate where the client should take another nonce
+	// for its next proof: to be sent in the header DPoP-Nonce of the answer,
+	// whatever that is.
+	FreshNonce string
 	// Payload is what Envoy's jwt_authn filter put into the metadata
 	// (payload_in_metadata): numbers are float64. Take it from the metadata of
 	// the check alone, never from a header.
@@ -41,7 +45,8 @@ type Request struct {
 // bound to a key or a certificate. The error is an *Error.
 //
 // Only an opaque token that is not remembered waits, for its introspection and
-// no longer than ctx. It does not keep the strings of r.
+// no longer than ctx; and so does a proof where proofs are shared. It does not
+// keep the strings of r, and sets no more of it than FreshNonce.
 func (v *Verifier) Authenticate(ctx context.Context, r *Request, now time.Time) (*Principal, error) {
 	got, err := v.authenticate(ctx, r, now)
 	if err != nil {
@@ -59,7 +64,7 @@ func (v *Verifier) authenticate(ctx context.Context, r *Request, now time.Time) 
 	}
 	got, err := v.recognise(ctx, credential.Token, r.Payload, now)
 	if err == nil {
-		err = v.holds(got, &credential, r, now)
+		err = v.holds(ctx, got, &credential, r, now)
 	}
 	if err != nil {
 		return nil, err
@@ -174,7 +179,7 @@ func floats(v any) any {
 
 // holds checks that a bound token comes with the proof that it asks for, and
 // that a proof comes with a bound token.
-func (v *Verifier) holds(got *verified, credential *Credential, r *Request, now time.Time) *Error {
+func (v *Verifier) holds(ctx context.Context, got *verified, credential *Credential, r *Request, now time.Time) *Error {
 	b := got.bound
 	if b == nil {
 		if credential.Scheme == DPoP {
@@ -196,8 +201,13 @@ func (v *Verifier) holds(got *verified, credential *Credential, r *Request, now 
 	if credential.Scheme != DPoP {
 		return errBound
 	}
-	if err := v.proofs.check(r, credential.Token, b.jkt, now); err != nil {
-		return invalid(fmt.Errorf("proof: %w", err))
+	err := v.proofs.check(ctx, r, credential.Token, b.jkt, now)
+	var refused *Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &refused):
+		return refused
 	}
-	return nil
+	return invalid(fmt.Errorf("proof: %w", err))
 }

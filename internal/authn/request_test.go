@@ -205,7 +205,7 @@ func TestAuthenticateProof(t *testing.T) {
 // A proof is refused a second time for as long as it is valid, and what is
 // remembered is bounded.
 func TestProofsAreRemembered(t *testing.T) {
-	p := newProofs(ProofsConfig{MaxAge: time.Minute, Remember: 20})
+	p := must(newProofs(ProofsConfig{MaxAge: time.Minute, Remember: 20}, nil))
 	id := func(i int) (out [32]byte) { out[0], out[1] = byte(i), byte(i>>8); return out }
 	for i := range 5 {
 		if !p.first(id(i), testNow) || p.first(id(i), testNow.Add(65*time.Second)) {

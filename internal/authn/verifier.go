@@ -26,6 +26,9 @@ type Options struct {
 	// HTTPClient fetches key sets; nil means one made for it. Redirects are not
 	// followed.
 	HTTPClient *http.Client
+	// Replays remembers proofs for all processes, where ProofsConfig.Shared wants
+	// that; nil otherwise.
+	Replays Replays
 	// Ready is told whether every issuer's keys are there, on every change, from
 	// New and from Run's goroutines; nil is not told. Keys that are stale count:
 	// only keys that were never there make it false.
@@ -100,7 +103,11 @@ func New(cfg Config, o Options) (*Verifier, error) {
 			v.remote = append(v.remote, is.remote)
 		}
 	}
-	v.proofs = newProofs(cfg.Proofs)
+	proofs, err := newProofs(cfg.Proofs, o.Replays)
+	if err != nil {
+		return nil, err
+	}
+	v.proofs = proofs
 	if cfg.Introspection.URL != "" {
 		in, err := newIntrospector(cfg, o)
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/structpb"
 
+	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/gate"
 	"github.com/tollgate-proxy/tollgate/internal/problem"
 	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
@@ -60,6 +61,7 @@ func (s *Server) allowed(o *gate.Outcome, id, baggage string) encoded {
 		b = appendHeader(b, baggageHeader, string(s.names.Baggage.append(buf[:0], baggage, f.flags, f.experiments)))
 	}
 	b = s.appendLimits(b, o.Limits, 6) // response_headers_to_add
+	b = appendNonce(b, o, 6)
 	b = end(b, at)
 
 	b, at = open(b, 4) // dynamic_metadata
@@ -195,6 +197,7 @@ func (s *Server) limited(o *gate.Outcome, requestID, id string) encoded {
 	b = end(b, status)
 	b = appendOption(b, 2, "content-type", problem.ContentType)
 	b = s.appendLimits(b, o.Limits, 2)
+	b = appendNonce(b, o, 2)
 	b = protowire.AppendBytes(protowire.AppendTag(b, 3, protowire.BytesType), body)
 	b = end(b, at)
 
@@ -243,6 +246,9 @@ func denied(o *gate.Outcome, requestID, id string) *authv3.CheckResponse {
 	if c := challenge(status, o.Code); c != "" {
 		headers = append(headers, header("www-authenticate", c))
 	}
+	if o.Nonce != "" {
+		headers = append(headers, header(nonceHeader, o.Nonce))
+	}
 	grpcCode := codes.PermissionDenied
 	if status == http.StatusUnauthorized {
 		grpcCode = codes.Unauthenticated
@@ -278,6 +284,8 @@ func challenge(status int, code string) string {
 	switch {
 	case status == http.StatusUnauthorized && code == "token_missing":
 		return realm
+	case status == http.StatusUnauthorized && code == authn.CodeNonce:
+		return nonceChallenge
 	case status == http.StatusUnauthorized && code == gate.CodeStepUp: // RFC 9470
 		return realm + `, error="insufficient_user_authentication", error_description="sign in once more", max_age="0"`
 	case status == http.StatusUnauthorized:

@@ -77,6 +77,9 @@ type Outcome struct {
 	// Limits is how the caller's limits stand after this request; nil where they
 	// were not asked.
 	Limits *ratelimit.Decision
+	// Nonce is for the client's next DPoP proof, whatever the decision; empty where
+	// it needs no other.
+	Nonce string
 	// Now is the time of the decision.
 	Now time.Time
 }
@@ -250,6 +253,7 @@ func subjectOf(p *authn.Principal, address netip.Addr) policy.Subject {
 func (g *Gate) authenticate(ctx context.Context, r *Request, route *policy.Route, o *Outcome, x *Explanation) (*authn.Principal, bool) {
 	public := route.Access == policy.Public
 	principal, err := g.verifier.Authenticate(ctx, &r.Request, o.Now)
+	o.Nonce = r.FreshNonce
 	x.token(principal, err)
 	if err != nil && x == nil && !public {
 		g.noteFailure(r.Address, err, o.Now)

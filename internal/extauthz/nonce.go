@@ -1,0 +1,23 @@
+package extauthz
+
+import (
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/tollgate-proxy/tollgate/internal/gate"
+)
+
+// nonceHeader brings the client a nonce for its next DPoP proof (RFC 9449,
+// section 8.2), and nonceChallenge says that this one needed it (section 9).
+const (
+	nonceHeader    = "dpop-nonce"
+	nonceChallenge = `DPoP realm="tollgate", error="use_dpop_nonce", error_description="the proof needs the nonce of this answer"`
+)
+
+// appendNonce adds the nonce, where there is one, to the headers of the client's
+// answer.
+func appendNonce(b []byte, o *gate.Outcome, number protowire.Number) []byte {
+	if o.Nonce == "" {
+		return b
+	}
+	return appendOption(b, number, nonceHeader, o.Nonce)
+}

@@ -1,0 +1,50 @@
+package extauthz
+
+import (
+	"net/http"
+	"testing"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+
+	"github.com/tollgate-proxy/tollgate/internal/authn"
+	"github.com/tollgate-proxy/tollgate/internal/gate"
+)
+
+// A nonce for the client's next proof comes with every answer that has one, and
+// never goes to the backend.
+func TestNonce(t *testing.T) {
+	allowed := allowedOutcome(t)
+	refused := gate.Outcome{Status: http.StatusUnauthorized, Code: authn.CodeNonce, Detail: "why", Tier: "anonymous"}
+	otherwise := gate.Outcome{Status: http.StatusForbidden, Code: "role_required", Detail: "why", Tier: "free"}
+	limited := allowedOutcome(t)
+	limited.Allowed, limited.Status, limited.Code = false, http.StatusTooManyRequests, "rate_limited"
+	for name, o := range map[string]gate.Outcome{"allowed": allowed, "asked for": refused, "refused otherwise": otherwise, "limited": limited} {
+		for _, nonce := range []string{"", "n-1"} {
+			o.Nonce = nonce
+			s := New(Options{Headers: DefaultHeaders(), Decider: decide(func(*gate.Request) gate.Outcome { return o })})
+			a := check(t, s, &authv3.CheckRequest{})
+			headers := a.GetDeniedResponse().GetHeaders()
+			if ok := a.GetOkResponse(); ok != nil {
+				headers = ok.GetResponseHeadersToAdd()
+				if _, there := headersOf(a)[nonceHeader]; there {
+					t.Errorf("%s: the backend is told the nonce", name)
+				}
+			}
+			got, challenge := "", ""
+			for _, h := range headers {
+				switch h.GetHeader().GetKey() {
+				case "dpop-nonce":
+					got = h.GetHeader().GetValue()
+				case "www-authenticate":
+					challenge = h.GetHeader().GetValue()
+				}
+			}
+			if got != nonce {
+				t.Errorf("%s: nonce %q, want %q", name, got, nonce)
+			}
+			if (challenge == nonceChallenge) != (name == "asked for") {
+				t.Errorf("%s: challenge %q", name, challenge)
+			}
+		}
+	}
+}
