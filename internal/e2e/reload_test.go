@@ -18,6 +18,7 @@ import (
 func testReload(t *testing.T, s *system) {
 	t.Run("route rules", func(t *testing.T) { testReloadPolicy(t, s) })
 	t.Run("limits", func(t *testing.T) { testReloadLimits(t, s) })
+	t.Run("suspicions", func(t *testing.T) { testReloadSuspicions(t, s) })
 	t.Run("hangup", func(t *testing.T) { testReloadSignal(t, s) })
 }
 
