@@ -38,6 +38,8 @@ import (
 type whole struct {
 	server   *Server
 	request  []byte
+	redis    string // the address
+	replica  *revocation.Replica
 	commands atomic.Int64 // sent to Redis
 }
 
@@ -73,8 +75,8 @@ func newWhole(t testing.TB) *whole {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &whole{}
-	client := redistest.Client(t, redistest.NewProcess(t).Addr())
+	w := &whole{redis: redistest.NewProcess(t).Addr()}
+	client := redistest.Client(t, w.redis)
 	client.AddHook(w)
 	metrics := prometheus.NewRegistry()
 
@@ -86,6 +88,7 @@ func newWhole(t testing.TB) *whole {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.replica = replica
 	store, err := revocation.NewStore(client, replica, o)
 	if err != nil {
 		t.Fatal(err)
