@@ -3,6 +3,7 @@ package extauthz
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -363,8 +364,16 @@ func FuzzRequest(f *testing.F) {
 	raw.Attributes.Request.Http.HeaderMap = &corev3.HeaderMap{Headers: []*corev3.HeaderValue{
 		{Key: "authorization", Value: "a"}, {Key: "authorization", RawValue: []byte("b")}, {Key: "other"},
 	}}
+	vouched := envoyRequest(nil, "192.0.2.9")
+	claims, err := structpb.NewStruct(map[string]any{"iss": "https://id", "exp": 12.0})
+	if err != nil {
+		f.Fatal(err)
+	}
+	vouched.Attributes.MetadataContext = &corev3.Metadata{FilterMetadata: map[string]*structpb.Struct{
+		jwtNamespace: {Fields: map[string]*structpb.Value{"p": structpb.NewStructValue(claims)}},
+	}}
 	for _, r := range []*authv3.CheckRequest{
-		{}, {Attributes: &authv3.AttributeContext{}}, pipe, raw,
+		{}, {Attributes: &authv3.AttributeContext{}}, pipe, raw, vouched,
 		envoyRequest(map[string]string{"authorization": "Bearer x", "cookie": "a=b", "x-token": "t", "x-request-id": "r", ExternalAddressHeader: "::1"}, "192.0.2.9"),
 	} {
 		b, err := proto.Marshal(r)
@@ -391,12 +400,19 @@ func FuzzRequest(f *testing.F) {
 		if !ok {
 			t.Fatalf("the generated code reads %x", data)
 		}
-		a.metadata = "" // only joined here
+		claims := r.GetAttributes().GetMetadataContext().GetFilterMetadata()[jwtNamespace].GetFields()["p"].GetStructValue()
+		if got, want := a.payload("p"), claims.AsMap(); len(got) != len(want) || len(want) > 0 && nanless(got) != nanless(want) {
+			t.Errorf("claims %v, want %v", got, want)
+		}
+		a.metadata = "" // was joined only
 		if want := generated(&r); a != want {
 			t.Errorf("got  %+v\nwant %+v", a, want)
 		}
 	})
 }
+
+// nanless is a text of claims in which NaN equals itself.
+func nanless(claims map[string]any) string { return fmt.Sprint(claims) }
 
 // generated reads the attributes through the generated code.
 func generated(r *authv3.CheckRequest) attributes {
