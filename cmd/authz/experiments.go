@@ -41,7 +41,7 @@ func defaultExperiments() ExperimentsConfig {
 // newExperiments builds what assigns, measures and judges experiments: a sink of
 // the access log and, once the audit trail is there, a part of the API.
 // Experiments are laid over the flags.
-func newExperiments(c Config, rt *app.Runtime, conn *redisconn.Conn, flags *flag.Watcher) (accesslog.Sink, func(account.Auditor) account.Part, error) {
+func newExperiments(c Config, rt *app.Runtime, conn *redisconn.Conn, flags *flag.Watcher) (*measure, func(account.Auditor) account.Part, error) {
 	catalog, store := experiment.NewCatalog(conn, time.Now), experiment.NewStore(conn)
 	recorder, err := experiment.NewRecorder(experiment.RecorderOptions{Store: store, Flush: c.Experiments.Flush, Log: rt.Log, Metrics: rt.Metrics})
 	if err != nil {
@@ -80,7 +80,7 @@ func newExperiments(c Config, rt *app.Runtime, conn *redisconn.Conn, flags *flag
 			},
 		})
 	}
-	return measure{meter}, api, nil
+	return &measure{meter, watcher}, api, nil
 }
 
 // overlay is the experiments as flags know them.
@@ -104,10 +104,17 @@ func laid(d *experiment.Definition, a *experiment.Assigner) flag.Experiment {
 
 // measure hands finished requests to the experiments. Those that the gateway
 // itself refused say nothing about a variant.
-type measure struct{ meter *experiment.Meter }
+type measure struct {
+	meter       *experiment.Meter
+	experiments *experiment.Watcher
+}
+
+// all says whether requests are measured that no experiment deals a variant:
+// those of users who are measured before an experiment begins.
+func (m *measure) all() bool { return m.experiments.Current().MeasuresBefore(time.Now()) }
 
 // Take implements accesslog.Sink.
-func (m measure) Take(o *accesslog.Outcome) {
+func (m *measure) Take(o *accesslog.Outcome) {
 	m.meter.Measure(&experiment.Request{
 		User: cmp.Or(o.User, o.Visitor), Tier: o.Tier, Assignments: o.Experiments, Duration: o.Duration, Status: o.Status,
 		Refused:      o.Code != "" || o.Details == "request_rate_limited" || o.Details == "rate_limited_by_quota",

@@ -106,11 +106,14 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		return func() { g.SetRoutes(routes) }, nil
 	})
 
-	server := extauthz.New(extauthz.Options{Decider: g, Headers: c.Headers, TokenHeader: c.Tokens.Sources.Header, PayloadKey: c.JWTAuthn.PayloadKey, PlaceHeaders: c.Anomaly.Headers, LimitHeaders: c.Limits.Headers})
 	measure, experiments, err := newExperiments(c, rt, conn, watcher)
 	if err != nil {
 		return err
 	}
+	server := extauthz.New(extauthz.Options{
+		Decider: g, Headers: c.Headers, TokenHeader: c.Tokens.Sources.Header, PayloadKey: c.JWTAuthn.PayloadKey, PlaceHeaders: c.Anomaly.Headers,
+		LimitHeaders: c.Limits.Headers, MeasureAll: measure.all,
+	})
 	outcomes := accesslog.New(rt.Metrics, measure)
 	rt.OnStop(outcomes.Stop)
 	err = rt.ServeGRPC("grpc", c.GRPC.Listen, func(g *grpc.Server) {

@@ -27,7 +27,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		ignored: prometheus.NewCounter(prometheus.CounterOpts{Name: "tollgate_accesslog_ignored_total", Help: "Entries that say nothing about a finished HTTP request."}),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_requests_total",
-			Help: "Requests that Envoy has finished, by endpoint class and class of status; none where the client left before an answer.",
+			Help: "Finished requests that Envoy told of, by endpoint class and class of status; none where the client left before an answer.",
 		}, []string{"endpoint", "status"}),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "tollgate_request_duration_seconds",

@@ -205,6 +205,9 @@ func TestMeterBefore(t *testing.T) {
 	put(t, c, does)
 	w := watch(t, WatcherOptions{Catalog: c, Now: fixedNow})
 	eventually(t, "both drafts", func() bool { return w.Current().Find(does.Key) != nil && w.Current().Find(asks.Key) != nil })
+	if !w.Current().MeasuresBefore(fixedNow()) {
+		t.Error("the time before is not measured")
+	}
 	m, recorder := newMeter(t, rdb, w, fixedNow)
 	visit := func(user, tier, mark string, seconds int) {
 		m.Measure(&Request{User: user, Tier: tier, Assignments: mark, Duration: time.Duration(seconds) * time.Second})
@@ -226,6 +229,9 @@ func TestMeterBefore(t *testing.T) {
 		t.Fatal("what was measured before belongs to another version")
 	}
 	eventually(t, "the experiment", func() bool { return len(w.Current().Live()) == 1 })
+	if w.Current().MeasuresBefore(fixedNow()) {
+		t.Error("the time before is measured on")
+	}
 	for _, user := range []string{"ann", "dan"} {
 		arm, _ := d.Assign(user)
 		visit(user, "premium", d.Mark(arm), 5)

@@ -55,6 +55,11 @@ func (s *Set) Live() []Live { return s.live }
 // not change it.
 func (s *Set) Find(key string) *Record { return find(s.records, key) }
 
+// MeasuresBefore says whether an experiment measures the time before it begins.
+func (s *Set) MeasuresBefore(now time.Time) bool {
+	return slices.ContainsFunc(s.before, func(x Live) bool { return x.Definition.MeasuresBefore(now) })
+}
+
 func newSet(version int64, records []Record, now time.Time) *Set {
 	s := &Set{version: version, records: records}
 	for i := range records {

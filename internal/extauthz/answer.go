@@ -68,6 +68,9 @@ func (s *Server) allowed(o *gate.Outcome, id, baggage string) encoded {
 	b = appendAlways(b, o, id)
 	if f.experiments != "" {
 		b = appendMetadata(b, "experiments", f.experiments)
+	}
+	if f.experiments != "" || s.measureAll() {
+		b = appendMetadata(b, "measured", "true") // Envoy's access log asks for it
 		if o.Subject.Visitor {
 			b = appendMetadata(b, "visitor", o.Subject.Key)
 		}

@@ -101,7 +101,7 @@ func TestExperiments(t *testing.T) {
 	if got := headersOf(a)["baggage"]; got != "feature-flags=checkout%3Dred%2Cml-v2%3Don,experiments=x:1%3Dred,tenant=7" {
 		t.Errorf("baggage %q", got)
 	}
-	if m := a.GetDynamicMetadata().AsMap(); m["experiments"] != "x:1=red" || m["visitor"] != nil || dealt != 1 {
+	if m := a.GetDynamicMetadata().AsMap(); m["experiments"] != "x:1=red" || m["measured"] != "true" || m["visitor"] != nil || dealt != 1 {
 		t.Errorf("metadata %v, dealt %d times", m, dealt)
 	}
 	// A visitor is named, since there is no user.
@@ -111,7 +111,7 @@ func TestExperiments(t *testing.T) {
 		t.Errorf("metadata %v", m)
 	}
 	o.Subject = flag.Subject{Key: "192.0.2.7", Anonymous: true}
-	if m := check(t, s, envoyRequest(nil, "")).GetDynamicMetadata().AsMap(); m["experiments"] != nil || m["visitor"] != nil {
+	if m := check(t, s, envoyRequest(nil, "")).GetDynamicMetadata().AsMap(); m["experiments"] != nil || m["measured"] != nil || m["visitor"] != nil {
 		t.Errorf("an address takes part: %v", m)
 	}
 	// Where there is nothing of ours to say, what was forged is removed all the same.
@@ -120,6 +120,24 @@ func TestExperiments(t *testing.T) {
 	a = check(t, s, envoyRequest(map[string]string{"baggage": "experiments=forged"}, ""))
 	if _, set := headersOf(a)["baggage"]; set || !slices.Contains(a.GetOkResponse().GetHeadersToRemove(), "baggage") {
 		t.Errorf("got %v", a.GetOkResponse())
+	}
+}
+
+// Those whom no experiment deals a variant are measured where one measures the
+// time before it begins.
+func TestMeasureAll(t *testing.T) {
+	dealt, all := 0, false
+	o := experimentOutcome(t, &dealt)
+	o.Principal, o.Tier = nil, "anonymous"
+	o.Subject = flag.Subject{Key: "visitor:v-1", Anonymous: true, Visitor: true}
+	o.Route = route(t, ", flags: []")
+	o.Route.AllFlags = false
+	s := New(Options{Decider: decide(func(*gate.Request) gate.Outcome { return o }), Headers: DefaultHeaders(), MeasureAll: func() bool { return all }})
+	for _, all = range []bool{true, false} {
+		m := check(t, s, envoyRequest(nil, "")).GetDynamicMetadata().AsMap()
+		if _, marked := m["measured"]; marked != all || (m["visitor"] == "visitor:v-1") != all || m["experiments"] != nil {
+			t.Errorf("%v: metadata %v", all, m)
+		}
 	}
 }
 

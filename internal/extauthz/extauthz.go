@@ -51,6 +51,9 @@ type Options struct {
 	// PayloadKey is what Envoy's jwt_authn filter has as payload_in_metadata; ""
 	// reads nothing of it.
 	PayloadKey string
+	// MeasureAll, where it is set, says whether the access log is to tell of every
+	// request, and not of those alone that an experiment deals a variant.
+	MeasureAll func() bool
 }
 
 // Server answers Check calls. It is safe for concurrent use.
@@ -61,11 +64,19 @@ type Server struct {
 	payloadKey string
 
 	limitHeaders bool
+	measureAll   func() bool
 }
 
 // New makes a server.
 func New(o Options) *Server {
-	return &Server{decider: o.Decider, names: o.Headers, wanted: newHeaderNames(o.TokenHeader, o.PlaceHeaders, o.Headers), payloadKey: o.PayloadKey, limitHeaders: o.LimitHeaders}
+	s := &Server{
+		decider: o.Decider, names: o.Headers, wanted: newHeaderNames(o.TokenHeader, o.PlaceHeaders, o.Headers), payloadKey: o.PayloadKey,
+		limitHeaders: o.LimitHeaders, measureAll: o.MeasureAll,
+	}
+	if s.measureAll == nil {
+		s.measureAll = func() bool { return false }
+	}
+	return s
 }
 
 const service = "envoy.service.auth.v3.Authorization"
