@@ -11,10 +11,10 @@ type Event struct {
 	At      time.Time `json:"at"`
 	Session string    `json:"session,omitempty"`
 	// Issuer is who issued the token; it may be empty.
-	Issuer string `json:"iss,omitempty"`
-	Score   int       `json:"score"`
-	Action  Action    `json:"action"`
-	Signals []Signal  `json:"signals"`
+	Issuer  string   `json:"iss,omitempty"`
+	Score   int      `json:"score"`
+	Action  Action   `json:"action"`
+	Signals []Signal `json:"signals"`
 	// Settled is true where the user had just proved who they are, so that nothing was done.
 	Settled bool   `json:"settled,omitempty"`
 	Country string `json:"country,omitempty"`
