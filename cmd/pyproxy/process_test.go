@@ -100,11 +100,67 @@ routes: [{name: r, upstream: s, method: GET, path: /x, cache: {ttl: 1m}}]
 		!strings.Contains(metrics, `tollgate_pyproxy_breaker_state{class="default",upstream="s"} 0`) {
 		t.Error(metrics)
 	}
+	// Another file is in force without a restart; one with a fault is not, and the
+	// log says why.
+	call("POST", public, "/v1/upstreams/s/trip", secret)
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	await := func(what string, ok func() bool) {
+		t.Helper()
+		for !ok() {
+			select {
+			case <-end:
+				t.Fatalf("never: %s", what)
+			case <-time.After(5 * time.Millisecond):
+			}
+		}
+	}
+	more := strings.Replace(text, "routes: [", "routes: [{name: more, upstream: s, method: GET, path: /more}, ", 1)
+	write(strings.Replace(more, "drain_delay: 0s", "drain_delay: 1s", 1))
+	await("the new route", func() bool {
+		_, body := call("GET", public, "/more", "")
+		return strings.Contains(body, "circuit_open")
+	}) // still
+	call("POST", public, "/v1/upstreams/s/reset", secret)
+	write(strings.Replace(more, "upstream: s, method: GET, path: /more", "upstream: gone, method: GET, path: /more", 1))
+	await("the refusal", func() bool {
+		_, metrics := call("GET", operations, "/metrics", "")
+		return strings.Contains(metrics, `tollgate_reloads_total{result="refused"} 1`)
+	})
+	if status, body := call("GET", public, "/more", ""); status != 200 || body != "/more" {
+		t.Errorf("after a refused file: %d %s", status, body)
+	}
 	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
 	if code := <-exit; code != 0 {
 		t.Fatalf("exit %d: %s", code, &log)
+	}
+	for _, want := range []string{"restart", "shutdown", "reload refused", "routes[0].upstream", "gone"} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("the log does not say %s: %s", want, &log)
+		}
+	}
+}
+
+func TestWhatNeedsARestart(t *testing.T) {
+	c, err := config.Load(shipped, nil, defaults())
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := c
+	next.Timeouts.Attempt++
+	next.Routes = next.Routes[1:]
+	if got := needRestart(c, next); len(got) > 0 {
+		t.Errorf("%v", got)
+	}
+	next.HTTP.Listen, next.Cache.Memory, next.Redis.Timeout, next.Log.Level = "x", 1, 1, "debug"
+	if d := cmp.Diff([]string{"http", "log", "redis", "cache"}, needRestart(c, next)); d != "" {
+		t.Error(d)
 	}
 }
 

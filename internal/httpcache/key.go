@@ -37,6 +37,7 @@ func (p *Policy) request(r *http.Request, body []byte, epoch string) (key, http.
 	for _, names := range [2][]string{always[:], p.Vary} {
 		for _, name := range names {
 			v := r.Header[name]
+			write(s, name) // entries outlive the configuration that they were kept under
 			count(s, len(v))
 			write(s, v...)
 			if v != nil {
@@ -46,7 +47,7 @@ func (p *Policy) request(r *http.Request, body []byte, epoch string) (key, http.
 	}
 	if len(p.Flags) > 0 {
 		flags := p.pack(r.Header.Get(flagsHeader))
-		write(s, flags)
+		write(s, flagsHeader, flags)
 		if flags != "" {
 			out[flagsHeader] = []string{flags}
 		}

@@ -42,7 +42,7 @@ type attempt struct {
 // try makes one attempt at an endpoint. The answer's body must be closed. The
 // number counts from 1.
 func (c *caller) try(x *exchange, number int, at *endpoint) tried {
-	p, req := c.proxy, x.req
+	p, req := c.setup, x.req
 	permit, err := c.circuit.breaker.Acquire()
 	if err != nil {
 		return tried{at: at, fail: c.refused(err)}
@@ -116,7 +116,7 @@ func (a *attempt) pass(resp *http.Response) {
 		a.stream = true
 		a.judge(why, nil) // it may last for hours
 	default:
-		a.left = a.c.proxy.config.Timeouts.Body
+		a.left = a.c.setup.config.Timeouts.Body
 		if why != causeOK {
 			a.judge(why, nil)
 		}
@@ -150,11 +150,11 @@ func (a *attempt) read(p []byte) (int, error) {
 	if a.stream {
 		return a.body.Read(p)
 	}
-	start := a.c.proxy.now()
-	a.timer.Reset(min(a.c.proxy.config.Timeouts.BodyIdle, a.left))
+	start := a.c.setup.now()
+	a.timer.Reset(min(a.c.setup.config.Timeouts.BodyIdle, a.left))
 	n, err := a.body.Read(p)
 	a.timer.Stop()
-	a.left -= a.c.proxy.now().Sub(start)
+	a.left -= a.c.setup.now().Sub(start)
 	return n, err
 }
 
@@ -193,7 +193,7 @@ func (a *attempt) judge(why cause, err error) {
 	case resilience.Success:
 		a.endpoint.succeeded()
 	case resilience.Failure:
-		c.upstream.failed(a.endpoint, c.proxy.config.Ejection, c.proxy.now(), why)
+		c.upstream.failed(a.endpoint, c.setup.config.Ejection, c.setup.now(), why)
 	case resilience.Ignored:
 	}
 	if !a.span.IsRecording() {

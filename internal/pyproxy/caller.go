@@ -29,7 +29,7 @@ type route struct {
 // caller answers the requests of one route: it is the RoundTripper beneath the
 // route's ReverseProxy, and returns once the answer to pass on is known.
 type caller struct {
-	proxy    *Proxy
+	setup    *setup
 	route    *route
 	upstream *upstream
 	circuit  *circuit
@@ -40,7 +40,7 @@ type caller struct {
 // RoundTrip makes as many attempts as are safe, allowed and of use. The error
 // is a *failure.
 func (c *caller) RoundTrip(req *http.Request) (*http.Response, error) {
-	p := c.proxy
+	p := c.setup
 	// What the headers decide is decided before the body is read.
 	if s, wait := c.circuit.breaker.State(); s == resilience.Open {
 		return nil, c.refused(&resilience.OpenError{State: s, RetryAfter: wait})
@@ -91,7 +91,7 @@ type exchange struct {
 }
 
 func (c *caller) pick(avoid []*endpoint) *endpoint {
-	return pick(c.upstream.current(), avoid, c.proxy.now())
+	return pick(c.upstream.current(), avoid, c.setup.now())
 }
 
 // takeBody keeps a body that may have to be sent again, or that is small enough
@@ -104,7 +104,7 @@ func (c *caller) takeBody(req *http.Request) (*requestBody, []byte, *failure) {
 	}
 	body := &requestBody{ReadCloser: req.Body}
 	req.Body = body
-	most := int64(c.proxy.config.Retry.BodyLimit)
+	most := int64(c.setup.config.Retry.BodyLimit)
 	if req.ContentLength > most || req.ContentLength < 0 && !c.repeatable(req) {
 		return body, nil, nil
 	}
@@ -168,7 +168,7 @@ func (c *caller) repeatable(req *http.Request) bool {
 // worthRepeating says whether another attempt may go better.
 func (c *caller) worthRepeating(resp *http.Response, fail *failure) bool {
 	if fail == nil {
-		return slices.Contains(c.proxy.config.Retry.Statuses, resp.StatusCode)
+		return slices.Contains(c.setup.config.Retry.Statuses, resp.StatusCode)
 	}
 	switch fail.cause {
 	case causeConnect, causeTimeout, causeBroken:
@@ -180,7 +180,7 @@ func (c *caller) worthRepeating(resp *http.Response, fail *failure) bool {
 
 // wait is how long to wait before the next attempt, if there is time for it.
 func (c *caller) wait(resp *http.Response, n int, deadline time.Time) (time.Duration, bool) {
-	now := c.proxy.now()
+	now := c.setup.now()
 	d := c.backoff.Delay(n, rand.Float64()) //nolint:gosec // spreads load, guards nothing
 	if resp != nil {
 		if asked, ok := resilience.ParseRetryAfter(resp.Header.Get("Retry-After"), now); ok {

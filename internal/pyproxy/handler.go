@@ -28,7 +28,7 @@ type served struct {
 }
 
 // ServeHTTP finds the request's route and answers it.
-func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (p *setup) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Header[requestIDHeader] == nil {
 		r.Header[requestIDHeader] = []string{rand.Text()} // Envoy gives every request one
 	}
@@ -58,7 +58,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	rt.serve(p, w, r)
 }
 
-func (rt *route) serve(p *Proxy, w http.ResponseWriter, r *http.Request) {
+func (rt *route) serve(p *setup, w http.ResponseWriter, r *http.Request) {
 	start := p.now()
 	p.metrics.inFlight.Inc()
 	rec := &recorder{ResponseWriter: w, within: p.config.Timeouts.Body}
@@ -90,7 +90,7 @@ func (rt *route) serve(p *Proxy, w http.ResponseWriter, r *http.Request) {
 }
 
 // rewrite makes the request that goes to the service.
-func (p *Proxy) rewrite(rt *route) func(*httputil.ProxyRequest) {
+func (p *setup) rewrite(rt *route) func(*httputil.ProxyRequest) {
 	return func(pr *httputil.ProxyRequest) {
 		pr.Out.URL.Path = rt.upstreamPath(pr.Out.URL.Path)
 		pr.Out.Header.Del("Expect") // the server has seen to it
@@ -118,7 +118,7 @@ func complete(cached bool) func(*http.Response) error {
 }
 
 // answerFailure tells the client why there is no answer from the service.
-func (p *Proxy) answerFailure(rt *route) func(http.ResponseWriter, *http.Request, error) {
+func (p *setup) answerFailure(rt *route) func(http.ResponseWriter, *http.Request, error) {
 	return func(w http.ResponseWriter, r *http.Request, err error) {
 		f := whyNot(r, err)
 		if f.retryAfter > 0 {

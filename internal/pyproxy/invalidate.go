@@ -22,7 +22,7 @@ func (rt Route) changes() bool {
 }
 
 // invalidates says whether anything can be void because of a request of the route.
-func (p *Proxy) invalidates(rt Route) bool {
+func (p *setup) invalidates(rt Route) bool {
 	return rt.changes() && slices.ContainsFunc(p.config.Routes, Route.shows)
 }
 
@@ -33,7 +33,7 @@ func (rt Route) shows() bool { return rt.Cache != nil && rt.Method == http.Metho
 // for the paths that its answer names in Location and Content-Location. It goes on
 // though the client leaves. That other replicas may not learn of it is the
 // cache's to count, as with purges.
-func (p *Proxy) invalidate(rt *route, r *http.Request, answer http.Header) {
+func (p *setup) invalidate(rt *route, r *http.Request, answer http.Header) {
 	ctx := context.WithoutCancel(r.Context())
 	void := p.kept(r.URL.Path, "", "")
 	for _, name := range []string{"Location", "Content-Location"} {
@@ -61,7 +61,7 @@ func (p *Proxy) invalidate(rt *route, r *http.Request, answer http.Header) {
 type place struct{ route, path string }
 
 // kept are the places of a path as clients see it, and of one as an upstream does.
-func (p *Proxy) kept(public, upstream, inner string) map[place]bool {
+func (p *setup) kept(public, upstream, inner string) map[place]bool {
 	found := map[place]bool{}
 	for _, rt := range p.config.Routes {
 		if !rt.shows() {

@@ -17,7 +17,7 @@ const degradedHeader = "X-Tollgate-Degraded"
 
 // layers puts what a route declares over its caller: the fallback, over the
 // cache, over the calls; and what purges entries beside them.
-func (p *Proxy) layers(c Route, calls http.RoundTripper) http.RoundTripper {
+func (p *setup) layers(c Route, calls http.RoundTripper) http.RoundTripper {
 	rt := calls
 	if len(c.Purges) > 0 {
 		rt = &purger{next: rt, cache: p.cache, names: c.Purges}

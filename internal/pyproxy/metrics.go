@@ -1,6 +1,7 @@
 package pyproxy
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -52,6 +53,31 @@ func newMetrics() *metrics {
 
 func (m *metrics) collectors() []prometheus.Collector {
 	return []prometheus.Collector{m.requests, m.duration, m.attempts, m.attemptTime, m.retries, m.hedges, m.transitions, m.health, m.ejections, m.unrouted, m.refused, m.inFlight}
+}
+
+// forget removes the series of upstreams and routes that are no more.
+func (m *metrics) forget(old, next *setup) {
+	for _, u := range old.upstreams {
+		if next.upstream(u.Name) == nil {
+			m.remove(prometheus.Labels{"upstream": u.Name})
+		}
+	}
+	for _, r := range old.config.Routes {
+		same := func(n Route) bool { return n.Name == r.Name && n.Upstream == r.Upstream }
+		if !slices.ContainsFunc(next.config.Routes, same) {
+			m.remove(prometheus.Labels{"upstream": r.Upstream, "route": r.Name})
+		}
+	}
+}
+
+func (m *metrics) remove(labels prometheus.Labels) {
+	for _, c := range m.collectors() {
+		if v, ok := c.(interface {
+			DeletePartialMatch(prometheus.Labels) int
+		}); ok {
+			v.DeletePartialMatch(labels)
+		}
+	}
 }
 
 // upstreamMetrics and routeMetrics are children of the vectors.
@@ -109,7 +135,7 @@ func (r *routeMetrics) answered(status int, took time.Duration) {
 // live exports what is read at the moment of the scrape, so that it is true
 // without traffic.
 type live struct {
-	upstreams []*upstream
+	upstreams func() []*upstream
 	now       func() time.Time
 	desc      descriptions
 }
@@ -117,7 +143,7 @@ type live struct {
 // descriptions of what live exports.
 type descriptions struct{ state, limit, inFlight, budget, addresses *prometheus.Desc }
 
-func newLive(us []*upstream, now func() time.Time) *live {
+func newLive(us func() []*upstream, now func() time.Time) *live {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc("tollgate_pyproxy_"+name, help, labels, nil)
 	}
@@ -142,7 +168,7 @@ func (l *live) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
-	for _, u := range l.upstreams {
+	for _, u := range l.upstreams() {
 		gauge(l.desc.budget, u.budget.Left(), u.Name)
 		counts := u.addressStates(l.now())
 		for _, s := range addressStates() {

@@ -62,9 +62,9 @@ func (u *upstream) addressStates(now time.Time) map[string]int {
 
 // Status is the live state of every upstream, in the order of the configuration.
 func (p *Proxy) Status() []UpstreamStatus {
-	now := p.now()
-	out := make([]UpstreamStatus, 0, len(p.upstreams))
-	for _, u := range p.upstreams {
+	now, current := p.now(), p.current.Load()
+	out := make([]UpstreamStatus, 0, len(current.upstreams))
+	for _, u := range current.upstreams {
 		s := UpstreamStatus{Name: u.Name, Addresses: []AddressStatus{}, Circuits: []CircuitStatus{}, RetryBudget: u.budget.Left()}
 		for _, e := range u.current() {
 			a := AddressStatus{Address: e.address, State: e.state(now), InFlight: e.inFlight.Load()}
@@ -74,14 +74,14 @@ func (p *Proxy) Status() []UpstreamStatus {
 			s.Addresses = append(s.Addresses, a)
 		}
 		for _, c := range u.circuits {
-			s.Circuits = append(s.Circuits, p.circuitStatus(u, c))
+			s.Circuits = append(s.Circuits, current.circuitStatus(u, c))
 		}
 		out = append(out, s)
 	}
 	return out
 }
 
-func (p *Proxy) circuitStatus(u *upstream, c *circuit) CircuitStatus {
+func (p *setup) circuitStatus(u *upstream, c *circuit) CircuitStatus {
 	state, wait := c.breaker.State()
 	s := CircuitStatus{Class: c.class, State: state.String(), RetryAfterSeconds: wait.Seconds(), Routes: []string{}}
 	if c.limit != nil {
@@ -112,13 +112,13 @@ func (p *Proxy) Reset(name string) bool {
 
 // ProbeSoon checks an upstream's health now rather than at the next interval.
 func (p *Proxy) ProbeSoon(name string) {
-	if u := p.upstream(name); u != nil {
+	if u := p.current.Load().upstream(name); u != nil {
 		u.probeSoon()
 	}
 }
 
 func (p *Proxy) each(name string, do func(*resilience.Breaker)) bool {
-	u := p.upstream(name)
+	u := p.current.Load().upstream(name)
 	if u == nil {
 		return false
 	}

@@ -65,6 +65,23 @@ func unresolved(addresses []string) []*endpoint {
 	return es
 }
 
+// reuse are the endpoints for addresses, with those that are known already.
+func (u *upstream) reuse(addresses []string) []*endpoint {
+	var es []*endpoint
+	for _, a := range addresses {
+		n := len(es)
+		for _, e := range u.current() {
+			if e.host == a {
+				es = append(es, e)
+			}
+		}
+		if len(es) == n {
+			es = append(es, unresolved([]string{a})...)
+		}
+	}
+	return es
+}
+
 // named says whether any address must be looked up.
 func named(addresses []string) bool {
 	return slices.ContainsFunc(addresses, func(a string) bool {
