@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -199,8 +200,16 @@ func (m *Manager) EndWhosever(ctx context.Context, r Ref) (int, error) {
 		return 0, fmt.Errorf("end session: %w", err)
 	}
 	all := 0
+	which := Which{Issuer: r.Issuer, Only: r.ID}
 	for _, user := range users {
-		n, err := m.end(ctx, user, Which{Issuer: r.Issuer, Only: r.ID})
+		sessions, err := m.List(ctx, user)
+		if err != nil {
+			return all, err
+		}
+		if !slices.ContainsFunc(sessions, func(s Session) bool { return which.covers(s.Ref) }) {
+			continue
+		}
+		n, err := m.end(ctx, user, which)
 		if err != nil {
 			return all, err
 		}

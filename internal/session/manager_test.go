@@ -325,5 +325,9 @@ func TestEndWhosever(t *testing.T) {
 			t.Errorf("%d, %v", n, err)
 		}
 		b.expect(t, "v", "y/1", "x/1")
+		if n, err := b.EndWhosever(t.Context(), ref("1")); n != 1 || err != nil {
+			t.Errorf("of whichever issuer: %d, %v", n, err)
+		}
+		b.expect(t, "v", "", "x/1 y/1")
 	})
 }

@@ -85,7 +85,7 @@ func (m *Memory) Owners(_ context.Context, r Ref) ([]string, error) {
 	var users []string
 	for user, a := range m.users {
 		for s := range a.live {
-			if s.ID == r.ID && (s.Issuer == r.Issuer || s.Issuer == "") {
+			if s.ID == r.ID && (r.Issuer == "" || s.Issuer == r.Issuer || s.Issuer == "") {
 				users = append(users, user)
 				break
 			}

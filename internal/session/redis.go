@@ -40,8 +40,10 @@ func owedKey(user string) string {
 	return redisconn.Prefix + "session:{" + redisconn.Escape(user) + "}:owed"
 }
 
-// ownersKey is the set of users who have a session.
-func ownersKey(r Ref) string { return redisconn.Key("session", "owners", r.Issuer, r.ID) }
+// ownersKeys are the sets of users who have a session: for whoever names its issuer, and for whoever does not.
+func ownersKeys(r Ref) [2]string {
+	return [2]string{redisconn.Key("session", "owners", r.Issuer, r.ID), redisconn.Key("session", "owners", r.ID)}
+}
 
 // member is how the script keeps a session's name; someIssuer sets its own apart.
 func (r Ref) member() string { return r.Issuer + "\n" + r.ID }
@@ -68,8 +70,10 @@ func (r *Redis) Register(ctx context.Context, s Session, l Limits, now time.Time
 		return Outcome{}, fmt.Errorf("describe session: %w", err)
 	}
 	_, err = r.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		pipe.SAdd(ctx, ownersKey(s.Ref), s.User)
-		pipe.PExpire(ctx, ownersKey(s.Ref), l.keep())
+		for _, key := range ownersKeys(s.Ref) {
+			pipe.SAdd(ctx, key, s.User)
+			pipe.PExpire(ctx, key, l.keep())
+		}
 		return nil
 	})
 	if err != nil {
@@ -80,9 +84,13 @@ func (r *Redis) Register(ctx context.Context, s Session, l Limits, now time.Time
 
 // Owners implements Store.
 func (r *Redis) Owners(ctx context.Context, ref Ref) ([]string, error) {
-	var found [2]*redis.StringSliceCmd
+	asked := []string{ownersKeys(ref)[0], ownersKeys(Ref{ID: ref.ID})[0]} // an unknown issuer may be this one
+	if ref.Issuer == "" {
+		asked = []string{ownersKeys(ref)[1]}
+	}
+	found := make([]*redis.StringSliceCmd, len(asked))
 	_, err := r.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for i, key := range [2]string{ownersKey(ref), ownersKey(Ref{ID: ref.ID})} {
+		for i, key := range asked {
 			found[i] = pipe.SMembers(ctx, key)
 		}
 		return nil
@@ -90,7 +98,10 @@ func (r *Redis) Owners(ctx context.Context, ref Ref) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: owners: %w", ErrUnavailable, err)
 	}
-	users := slices.Concat(found[0].Val(), found[1].Val())
+	var users []string
+	for _, f := range found {
+		users = append(users, f.Val()...)
+	}
 	slices.Sort(users)
 	return slices.Compact(users), nil
 }
@@ -152,7 +163,9 @@ func (r *Redis) Settle(ctx context.Context, user string, refs []Ref) error {
 		members := make([]any, len(refs))
 		for i, ref := range refs {
 			members[i] = ref.member()
-			pipe.SRem(ctx, ownersKey(ref), user)
+			for _, key := range ownersKeys(ref) {
+				pipe.SRem(ctx, key, user)
+			}
 		}
 		pipe.SRem(ctx, owedKey(user), members...)
 		return nil

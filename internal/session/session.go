@@ -196,6 +196,7 @@ type Store interface {
 	Touch(ctx context.Context, seen []Seen, l Limits, now time.Time) ([]Outcome, error)
 	// Settle notes that sessions' tokens were revoked.
 	Settle(ctx context.Context, user string, refs []Ref) error
-	// Owners returns the users who have or lately had the session; one of an unknown issuer may be any one's.
+	// Owners returns users who may have the session; none is missing who has, unless that user lately had another of
+	// the same id and r names no issuer. A session of an unknown issuer may be any one's.
 	Owners(ctx context.Context, r Ref) ([]string, error)
 }

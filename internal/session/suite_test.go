@@ -456,8 +456,8 @@ func TestEverythingExpires(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := rdb.Keys(ctx, "*").Val()
-	if len(found) != 7 {
-		t.Errorf("keys %v: want five of the user and one of each session", found)
+	if len(found) != 9 {
+		t.Errorf("keys %v: want five of the user and two of each session", found)
 	}
 	for _, key := range found {
 		if ttl := rdb.TTL(ctx, key).Val(); ttl <= 0 || ttl > limits().keep() {
