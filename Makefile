@@ -89,6 +89,11 @@ bench: build redis ## CPU per request of each server, beside one that does nothi
 	@echo "one Check outside gRPC: at most 6 µs and 30 allocations"
 	@$(GO) test ./internal/extauthz -run '^$$' -bench '^BenchmarkWholeCheck$$' -benchtime 2s -count 3
 
+.PHONY: bench-revocation
+bench-revocation: redis ## what revocation promises: memory, look-up, propagation, restart, Checks during a mass revocation
+	@$(GO) test ./internal/revocation -run '^$$' -bench 'Million|Check/|Propagation|Restart'
+	@$(GO) test ./internal/extauthz -run '^$$' -bench '^BenchmarkWholeCheckDuringMassRevocation$$' -benchtime 5x
+
 .PHONY: bench-e2e
 bench-e2e: build $(ENVOY) redis ## what each way of asking about a request adds, through the real Envoy; BENCH="-runs 5 -window 10s"
 	@$(GO) run ./internal/bench -bin bin $(BENCH) e2e
