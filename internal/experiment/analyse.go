@@ -91,7 +91,8 @@ type MetricReport struct {
 
 // Against is a variant compared with the control.
 type Against struct {
-	// Planned is Welch's test, valid once, at the planned end.
+	// Planned is Welch's test, valid once, at the planned end; a rate has
+	// Newcombe's interval, which stays between -1 and 1 and holds for few hits.
 	Planned Finding `json:"planned"`
 	// Sequential may be read at any time; verdicts rest on it.
 	Sequential Finding `json:"sequential"`
@@ -154,7 +155,7 @@ func Analyse(d *Definition, data []VariantData) (Report, error) {
 				return Report{}, fmt.Errorf("experiment %s, variant %s, metric %s: %w", d.Key, v.Name, m.Name, err)
 			}
 			if i > 0 {
-				report.Against = compare(d, data[0].Metrics[m.Name].Users, data[i].Metrics[m.Name].Users, pairs[j], i)
+				report.Against = compare(d, m, data[0].Metrics[m.Name].Users, data[i].Metrics[m.Name].Users, pairs[j], i)
 				findings = append(findings, report.Against)
 			}
 			variant.Metrics = append(variant.Metrics, report)
@@ -179,9 +180,9 @@ func describe(m Metric, data MetricData) (MetricReport, error) {
 	return r, nil
 }
 
-// compare compares control and treatment, which is the variant at a place;
+// compare compares a metric of control and treatment, which is the variant at a place;
 // pairs are nil where there is nothing from before.
-func compare(d *Definition, c, t Moments, pairs []Pair, at int) *Against {
+func compare(d *Definition, m Metric, c, t Moments, pairs []Pair, at int) *Against {
 	a := &Against{Adjusted: pairs != nil}
 	if a.Adjusted {
 		raw := c.Variance() + t.Variance()
@@ -189,13 +190,20 @@ func compare(d *Definition, c, t Moments, pairs []Pair, at int) *Against {
 			a.Explained = math.Max(0, 1-(c.Variance()+t.Variance())/raw)
 		}
 	}
-	a.Planned = finding(Welch(c, t, d.alpha()))
+	planned := Welch(c, t, d.alpha())
+	if m.Kind == Rate && !a.Adjusted && c.N > 1 && t.N > 1 {
+		planned.Low, planned.High = RateDifference(hits(c), c.N, hits(t), t.N, d.alpha())
+	}
+	a.Planned = finding(planned)
 	a.Sequential = finding(Sequential(c, t, 2*d.MinimumUsers, d.alpha()))
 	if c.Mean != 0 {
 		a.Relative = (t.Mean - c.Mean) / math.Abs(c.Mean)
 	}
 	return a
 }
+
+// hits are the users of a rate whose value is 1.
+func hits(m Moments) int64 { return int64(math.Round(m.Mean * float64(m.N))) }
 
 // correct adjusts the sequential p-values for their number.
 func correct(findings []*Against) {

@@ -148,3 +148,26 @@ func TestWarnings(t *testing.T) {
 		}
 	}
 }
+
+// A rate's planned interval is Newcombe's, also where nobody was converted.
+func TestReportOfRates(t *testing.T) {
+	d := valid()
+	d.Guardrails = nil
+	rate := func(hits, n int) VariantData {
+		var m Moments
+		for i := range n {
+			m.Add(one(i < hits))
+		}
+		return VariantData{Users: int64(n), Metrics: map[string]MetricData{"conversion": {Users: m}}}
+	}
+	for _, tt := range [][4]int{{48, 80, 56, 70}, {0, 100, 0, 100}, {0, 50, 50, 50}} {
+		report, err := Analyse(d, []VariantData{rate(tt[0], tt[1]), rate(tt[2], tt[3])})
+		if err != nil {
+			t.Fatal(err)
+		}
+		low, high := RateDifference(int64(tt[0]), int64(tt[1]), int64(tt[2]), int64(tt[3]), 0.05)
+		if got := report.Variants[1].Metrics[0].Against.Planned; got.Low == nil || *got.Low != low || *got.High != high || low < -1 || high > 1 {
+			t.Errorf("%v: got %+v, want %v to %v", tt, got, low, high)
+		}
+	}
+}

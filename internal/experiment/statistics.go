@@ -128,19 +128,6 @@ func Holm(p []float64) []float64 {
 	return out
 }
 
-// BenjaminiHochberg adjusts p-values so that the share of false alarms among
-// the alarms stays at alpha (Benjamini and Hochberg 1995).
-func BenjaminiHochberg(p []float64) []float64 {
-	order := ascending(p)
-	out, running := make([]float64, len(p)), 1.0
-	for rank := len(p) - 1; rank >= 0; rank-- {
-		i := order[rank]
-		running = math.Min(running, float64(len(p))*p[i]/float64(rank+1))
-		out[i] = running
-	}
-	return out
-}
-
 // ascending are the indexes of p in rising order.
 func ascending(p []float64) []int {
 	order := make([]int, len(p))
@@ -182,14 +169,6 @@ func RateDifference(controlHits, controlN, treatmentHits, treatmentN int64, alph
 	cLow, cHigh := Wilson(controlHits, controlN, alpha)
 	tLow, tHigh := Wilson(treatmentHits, treatmentN, alpha)
 	return t - c - math.Hypot(t-tLow, cHigh-c), t - c + math.Hypot(tHigh-t, c-cLow)
-}
-
-// RequiredUsers is how many users each of two equal groups needs to find a
-// difference of means with the given power, in a two-sided test at alpha of
-// values with the given standard deviation.
-func RequiredUsers(difference, deviation, alpha, power float64) int64 {
-	z := normal().Quantile(1-alpha/2) + normal().Quantile(power)
-	return int64(math.Ceil(2 * z * z * deviation * deviation / (difference * difference)))
 }
 
 // Cuped takes out of each group's values what the time before the experiment
