@@ -185,3 +185,52 @@ func TestDetailsNameNoAddress(t *testing.T) {
 		t.Fatal(r.body)
 	}
 }
+
+// A body that is kept for a retry is read before the service is asked: it hears
+// nothing of a client that stalls or breaks off.
+func TestAClientWithHalfABodyReachesNoService(t *testing.T) {
+	for name, tc := range map[string]struct {
+		headers, body, status string
+		leaves                bool
+	}{
+		"stalls":                {"Content-Length: 10\r\n", "half", "408", false},
+		"stalls within a chunk": {"Transfer-Encoding: chunked\r\n", "a\r\nhalf", "408", false},
+		"leaves":                {"Content-Length: 10\r\n", "half", "", true},
+		"leaves within a chunk": {"Transfer-Encoding: chunked\r\n", "a\r\nhalf", "", true},
+		"sends no chunk":        {"Transfer-Encoding: chunked\r\n", "zz\r\n", "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBackend(t, says(ok("x")))
+			c := settings(b.address)
+			if tc.status != "" {
+				c.Timeouts.Attempt = 50 * time.Millisecond
+			}
+			g := newGate(t, c)
+			conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			io.WriteString(conn, "POST /pure HTTP/1.1\r\nHost: x\r\n"+tc.headers+"\r\n"+tc.body)
+			if tc.leaves {
+				conn.Close()
+			}
+			if tc.status != "" {
+				conn.SetReadDeadline(time.Now().Add(patience))
+				got := make([]byte, 12)
+				if _, err := io.ReadFull(conn, got); err != nil || string(got) != "HTTP/1.1 "+tc.status {
+					t.Fatalf("%q %v", got, err)
+				}
+			}
+			until(t, "the request ends", func() bool {
+				return g.metric("tollgate_pyproxy_requests_total") == 1 && g.metric("tollgate_pyproxy_requests_in_flight") == 0
+			})
+			if b.calls.Load() != 0 || g.metric("tollgate_pyproxy_attempts_total") != 0 {
+				t.Fatal("the service was asked")
+			}
+			if n := g.metric("tollgate_pyproxy_requests_total", "status", "client_gone"); (n == 1) != (tc.status == "") {
+				t.Fatalf("%v counted as gone", n)
+			}
+		})
+	}
+}

@@ -5,9 +5,11 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,6 +20,11 @@ import (
 
 	"github.com/tollgate-proxy/tollgate/internal/pyproxy"
 )
+
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // net/http's, about what broken services send
+	os.Exit(m.Run())
+}
 
 // patience bounds every wait of a test; nothing asserts how long a thing took.
 const patience = 20 * time.Second

@@ -2,6 +2,7 @@ package pyproxy_test
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -127,3 +128,34 @@ func TestABodyIsNotReadToRefuse(t *testing.T) {
 type readerFunc func([]byte) (int, error)
 
 func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+// An answer that a retry takes the place of is closed: a short one gives its
+// connection back, a long one does not hold the retry up, and neither holds a
+// place of the concurrency limit.
+func TestDiscardedAnswersAreClosed(t *testing.T) {
+	endless := func(c net.Conn, _ *http.Request, _ int64) bool {
+		io.WriteString(c, "HTTP/1.1 503 x\r\nTransfer-Encoding: chunked\r\n\r\n")
+		for {
+			if _, err := io.WriteString(c, "1000\r\n"+strings.Repeat("x", 0x1000)+"\r\n"); err != nil {
+				return false
+			}
+		}
+	}
+	short := says(status("503 x", "no"))
+	for name, tc := range map[string]struct {
+		first       answer
+		connections int
+	}{"short": {short, 1}, "endless": {endless, 2}} {
+		t.Run(name, func(t *testing.T) {
+			line := faulty(t, newBackend(t, each(tc.first, says(ok("done")))).address)
+			g := newGate(t, settings(line.Address()))
+			if r := g.do("GET", "/get", ""); r.body != "done" {
+				t.Fatalf("%+v", r)
+			}
+			if n := line.Accepted(); n != tc.connections {
+				t.Errorf("%d connections", n)
+			}
+			until(t, "nothing is held", func() bool { return g.metric("tollgate_pyproxy_attempts_in_flight") == 0 })
+		})
+	}
+}
