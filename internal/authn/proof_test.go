@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"pgregory.net/rapid"
 )
 
@@ -54,6 +55,24 @@ func (p proving) ask(r *Request, now time.Time, code string) {
 func nonceSecrets(t *testing.T, secrets ...string) NonceConfig {
 	t.Helper()
 	return NonceConfig{SecretFile: writeFile(t, []byte(strings.Join(secrets, "\n")+"\n")), MaxAge: 5 * time.Minute}
+}
+
+// Who asks what would become of a request takes nothing from who sends it.
+func TestDryRequests(t *testing.T) {
+	v := newProving(t, nil, func(*ProofsConfig) {})
+	r := v.request(testNow, nil)
+	dry := *r
+	dry.Dry = true
+	for range 2 {
+		v.ask(&dry, testNow, "")
+	}
+	v.ask(r, testNow, "")
+	v.ask(r, testNow, CodeInvalid)
+	dry.Method = "GET"
+	v.ask(&dry, testNow, CodeInvalid)
+	if n := testutil.ToFloat64(v.metrics.accepted); n != 1 {
+		t.Errorf("%v requests counted as accepted, want 1", n)
+	}
 }
 
 func TestNonces(t *testing.T) {

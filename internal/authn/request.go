@@ -38,6 +38,9 @@ type Request struct {
 	// (payload_in_metadata): numbers are float64. Take it from the metadata of
 	// the check alone, never from a header.
 	Payload map[string]any
+	// Dry asks what would become of the request: a proof is not used up, and
+	// nothing counted.
+	Dry bool
 }
 
 // Authenticate returns whom the request's token speaks for at now, whatever its
@@ -50,10 +53,14 @@ type Request struct {
 func (v *Verifier) Authenticate(ctx context.Context, r *Request, now time.Time) (*Principal, error) {
 	got, err := v.authenticate(ctx, r, now)
 	if err != nil {
-		v.metrics.refused(err)
+		if !r.Dry {
+			v.metrics.refused(err)
+		}
 		return nil, err
 	}
-	v.metrics.accepted.Inc()
+	if !r.Dry {
+		v.metrics.accepted.Inc()
+	}
 	return got.principal, nil
 }
 

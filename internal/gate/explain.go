@@ -35,11 +35,13 @@ type Explanation struct {
 }
 
 // Explain decides the request as Decide does, through the same code, and says
-// how. It counts in no metric, takes nothing of any limit, and changes nothing
-// but that a DPoP proof is used up.
+// how. It is dry: it counts as no decision, takes nothing of any limit, learns
+// nothing and uses no proof up.
 func (g *Gate) Explain(ctx context.Context, r *Request) Explanation {
 	e := &Explanation{Outcome: Outcome{Now: g.now(), Tier: TierAnonymous, Address: r.Address}}
-	g.decide(ctx, r, &e.Outcome, e)
+	dry := *r
+	dry.Dry = true
+	g.decide(ctx, &dry, &e.Outcome, e)
 	g.limit(ctx, &e.Outcome, e)
 	return *e
 }
