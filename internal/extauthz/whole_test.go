@@ -41,6 +41,7 @@ type whole struct {
 	redis    string // the address
 	replica  *revocation.Replica
 	commands atomic.Int64 // sent to Redis
+	flags    *flag.Watcher
 }
 
 // The methods below count commands: whole is a redis.Hook.
@@ -115,6 +116,7 @@ func newWhole(t testing.TB) *whole {
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.flags = flags
 	background(t, replica.Run, tracker.Run, watch.Run, flags.Run)
 	await(t, "the revocations are known", replica.Ready)
 	others := make([]revocation.Revocation, 10_000)
