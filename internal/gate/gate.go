@@ -135,6 +135,7 @@ type Gate struct {
 	routes     atomic.Pointer[policy.Set]
 	log        *slog.Logger
 	metrics    *Metrics
+	shadows    budget
 	now        func() time.Time
 }
 
@@ -196,7 +197,7 @@ func (g *Gate) decide(ctx context.Context, r *Request, o *Outcome, e *Explanatio
 	decision := policy.Decide(match.Route, &subject)
 	e.requirements(match.Route, &subject)
 	if match.Shadow != nil && decision.Allowed {
-		g.shadow(r, match.Shadow, caller, e)
+		g.shadow(r, match.Shadow, caller, o, e)
 	}
 	if !decision.Allowed {
 		o.refuse(decision.Status, decision.Code, decision.Detail)
@@ -294,23 +295,6 @@ func RevocationToken(p *authn.Principal) revocation.Token {
 		Session: p.Session, Subject: p.Subject, ClientID: p.ClientID,
 		IssuedAt: p.IssuedAt, ExpiresAt: p.ExpiresAt, Version: p.Version,
 	}
-}
-
-// shadow reports that a rule which is not in force would have refused what the
-// rule in force allows.
-func (g *Gate) shadow(r *Request, rule *policy.Route, caller *authn.Principal, e *Explanation) {
-	subject := subjectOf(caller, r.Address)
-	would := policy.Decide(rule, &subject)
-	if e != nil {
-		e.note(Step{Name: "shadow", Passed: would.Allowed, Detail: "rule " + rule.Name + ", not in force: " + would.Code})
-		return
-	}
-	if would.Allowed {
-		return
-	}
-	g.metrics.shadowed(rule.Name, would.Code)
-	g.log.Info("shadow rule would have refused", "rule", rule.Name, "code", would.Code,
-		"requirement", would.Requirement, "request_id", r.ID)
 }
 
 func (o *Outcome) refuse(status int, code, detail string) {

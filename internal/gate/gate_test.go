@@ -231,6 +231,26 @@ func TestDecisions(t *testing.T) {
 	}
 }
 
+// What shadow rules would refuse is counted each time, and logged within bounds.
+func TestShadowsAreLoggedWithinBounds(t *testing.T) {
+	p := newParts(t, true)
+	const requests = 200
+	for range requests {
+		p.decide(t, "/open", "")
+	}
+	// The requests take less than a few seconds, each of which has its lines.
+	if n := strings.Count(p.log.String(), "shadow rule would have refused"); n < 1 || n > requests/2 {
+		t.Errorf("%d lines about %d requests", n, requests)
+	}
+	counted := `# HELP tollgate_authz_shadow_refusals_total Requests that a rule marked as shadow would have refused.
+# TYPE tollgate_authz_shadow_refusals_total counter
+tollgate_authz_shadow_refusals_total{code="token_missing",rule="shadowed"} 200
+`
+	if err := testutil.GatherAndCompare(p.metrics, strings.NewReader(counted), "tollgate_authz_shadow_refusals_total"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestMalformed(t *testing.T) {
 	p := newParts(t, true)
 	for _, r := range []gate.Request{{}, {Request: authn.Request{Method: "GET"}}, {Request: authn.Request{Path: "/api"}}} {
