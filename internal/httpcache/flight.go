@@ -71,7 +71,7 @@ func (f *flight) run(ctx context.Context, t *transport, k key, r *http.Request, 
 		l, ok := t.policy.storable(e.Status, h, now)
 		if !ok { // it is the first caller's alone from now on
 			c.pass(k, now)
-			f.give(e.whole(h))
+			f.give(e.whole(h)) //nolint:bodyclose // the first caller closes it
 			return
 		}
 		f.entry = newEntry(e.Status, h, e.Body, l, now)

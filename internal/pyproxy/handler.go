@@ -105,16 +105,14 @@ func (p *setup) rewrite(rt *route) func(*httputil.ProxyRequest) {
 
 // complete adds to an answer what every answer has: its request's id, and how it
 // met the cache.
-func complete(cached bool) func(*http.Response) error {
-	return func(resp *http.Response) error {
-		if !cached {
-			resp.Header.Add(cacheStatus, httpcache.Bypassed)
-		}
-		if resp.Header[requestIDHeader] == nil {
-			resp.Header[requestIDHeader] = resp.Request.Header[requestIDHeader]
-		}
-		return nil
+func (rt *route) complete(resp *http.Response) error {
+	if rt.Cache == nil {
+		resp.Header.Add(cacheStatus, httpcache.Bypassed)
 	}
+	if resp.Header[requestIDHeader] == nil {
+		resp.Header[requestIDHeader] = resp.Request.Header[requestIDHeader]
+	}
+	return nil
 }
 
 // answerFailure tells the client why there is no answer from the service.

@@ -106,7 +106,7 @@ func (p *setup) newRoute(c Route, old *setup) *route {
 	rt.served = &served{metrics: caller.metrics, reverse: &httputil.ReverseProxy{
 		Rewrite:        p.rewrite(rt),
 		Transport:      p.layers(c, caller),
-		ModifyResponse: complete(c.Cache != nil),
+		ModifyResponse: rt.complete,
 		BufferPool:     &buffers{},
 		ErrorHandler:   p.answerFailure(rt),
 		ErrorLog:       slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug), // every error has reached a metric and, where sampled, a span
