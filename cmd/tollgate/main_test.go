@@ -131,11 +131,13 @@ func fakeAPI(w http.ResponseWriter, r *http.Request) {
 		switch string(body) {
 		case `{"reason":"","token":"a.b.c"}`, `{"reason":"lost","token":"d.e.f"}`:
 			w.WriteHeader(http.StatusNoContent)
+		case `{"user":"ada","iss":"i","reason":"breach"}`:
+			fmt.Fprintf(w, `{"revoked":"user","changed":true,"sessions_ended":3}`)
 		default:
 			refuse(http.StatusBadRequest, "token_malformed", "That is no token.")
 		}
 	case "GET /v1/users/ada/sessions":
-		fmt.Fprintf(w, `{"user":"ada","sessions":[{"id":"s-1","device":{"name":"Phone"},"address":"192.0.2.7","place":{"country":"DE"},"created":%q,"last_seen":%q}]}`, when, when)
+		fmt.Fprintf(w, `{"user":"ada","sessions":[{"id":"s-1","device":{"name":"Phone"},"address":"192.0.2.7","place":{"country":"DE","city":"Ulm"},"created":%q,"last_seen":%q},{"id":"s-2","iss":"i","place":{"country":"FR"},"created":%q,"last_seen":%q}]}`, when, when, when, when)
 	case "DELETE /v1/users/ada/sessions/s-1":
 		w.WriteHeader(http.StatusNoContent)
 	case "DELETE /v1/users/ada/sessions":

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"flag"
+	"strings"
 	"text/tabwriter"
 	"time"
 )
@@ -28,10 +29,10 @@ func sessionListCommand() command {
 					return err
 				}
 				table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-				sayf(table, "SESSION\tDEVICE\tADDRESS\tCOUNTRY\tCREATED\tLAST SEEN\n")
+				sayf(table, "SESSION\tDEVICE\tADDRESS\tPLACE\tISSUER\tCREATED\tLAST SEEN\n")
 				for _, s := range all {
-					sayf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", s.ID, dash(s.Device.Name), dash(s.Address), dash(s.Place.Country),
-						s.Created.UTC().Format(time.DateTime), s.LastSeen.UTC().Format(time.DateTime))
+					sayf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.ID, dash(s.Device.Name), dash(s.Address),
+						dash(strings.TrimPrefix(s.Place.City+" "+s.Place.Country, " ")), dash(s.Issuer), s.Created.UTC().Format(time.DateTime), s.LastSeen.UTC().Format(time.DateTime))
 				}
 				return table.Flush()
 			}
@@ -50,6 +51,7 @@ func sessionEndCommand() command {
 			reason := flags.String("reason", "", "why, for the audit trail")
 			all := flags.Bool("all", false, "end all sessions of the user")
 			keep := flags.String("keep", "", "end all but this `session`")
+			issuer := flags.String("iss", "", "leave the sessions with other issuers than this `issuer` alone")
 			return func(ctx context.Context, p *process, arguments []string) error {
 				ways := 0
 				for _, chosen := range []bool{len(arguments) == 2, *all, *keep != ""} {
@@ -65,13 +67,13 @@ func sessionEndCommand() command {
 					return err
 				}
 				if len(arguments) == 2 {
-					if err := client.EndSession(ctx, arguments[0], arguments[1], *reason); err != nil {
+					if err := client.EndSession(ctx, arguments[0], arguments[1], *issuer, *reason); err != nil {
 						return err
 					}
 					sayf(p.stdout, "1 ended\n")
 					return nil
 				}
-				n, err := client.EndSessions(ctx, arguments[0], *keep, *reason)
+				n, err := client.EndSessions(ctx, arguments[0], *keep, *issuer, *reason)
 				if err != nil {
 					return err
 				}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tollgate-proxy/tollgate/internal/apiclient"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 )
 
@@ -80,14 +81,27 @@ func revokeCommand() command {
 		name:      "revoke",
 		arguments: "[TOKEN...]",
 		summary:   "refuse tokens from now on, everywhere",
-		details:   "Without an argument tokens are read from the standard input, one a line.\n" + apiDetails,
+		details: "Without an argument tokens are read from the standard input, one a line. With a flag that names others,\n" +
+			"those are refused instead: every token issued until now, and a user's or the named session with them. Tokens of\n" +
+			"more than one user take the role admin.\n" + apiDetails,
 		setup: func(flags *flag.FlagSet) runFunc {
 			api := apiFlags(flags)
+			var of apiclient.Revocation
+			flags.StringVar(&of.User, "user", "", "all of a `user`'s tokens and sessions")
+			flags.StringVar(&of.Session, "session", "", "a `session` with its tokens")
+			flags.StringVar(&of.TokenID, "jti", "", "the token with this `id`, with -iss")
+			flags.StringVar(&of.Client, "client", "", "all of a `client`'s tokens")
+			flags.StringVar(&of.Issuer, "iss", "", "all of an `issuer`'s tokens; or with another flag only those")
+			flags.BoolVar(&of.Everything, "everything", false, "all tokens there are")
 			reason := flags.String("reason", "", "why, for the audit trail")
 			return func(ctx context.Context, p *process, arguments []string) error {
 				client, err := api.client(p)
 				if err != nil {
 					return err
+				}
+				if of != (apiclient.Revocation{}) {
+					of.Reason = *reason
+					return revokeMany(ctx, p, client, of, arguments)
 				}
 				tokens := arguments
 				if len(tokens) == 0 {
@@ -108,6 +122,18 @@ func revokeCommand() command {
 			}
 		},
 	}
+}
+
+func revokeMany(ctx context.Context, p *process, client *apiclient.Client, of apiclient.Revocation, arguments []string) error {
+	if len(arguments) > 0 {
+		return usagef("either tokens or a flag that names others")
+	}
+	answer, err := client.Revoke(ctx, of)
+	if err != nil {
+		return err
+	}
+	sayf(p.stdout, "%s revoked, %d sessions ended\n", strings.ReplaceAll(answer.Kind, "_", " "), answer.SessionsEnded)
+	return nil
 }
 
 // lines reads what is not blank from the standard input.

@@ -36,30 +36,68 @@ func (c *Client) Sessions(ctx context.Context, user string) ([]Session, error) {
 	return list.Sessions, err
 }
 
-// EndSession ends one session of a user, with all its tokens.
-func (c *Client) EndSession(ctx context.Context, user, id, reason string) error {
-	return c.call(ctx, http.MethodDelete, sessionsOf(user)+"/"+url.PathEscape(id), because(reason), nil, nil)
+// EndSession ends one session of a user, with all its tokens: of one issuer,
+// unless that is empty.
+func (c *Client) EndSession(ctx context.Context, user, id, issuer, reason string) error {
+	return c.call(ctx, http.MethodDelete, sessionsOf(user)+"/"+url.PathEscape(id), values("iss", issuer, "reason", reason), nil, nil)
 }
 
 // EndSessions ends all sessions of a user, but the one to keep where that is not
-// empty, and tells how many there were.
-func (c *Client) EndSessions(ctx context.Context, user, keep, reason string) (int, error) {
+// empty, and tells how many there were. The sessions with other issuers stay,
+// unless issuer is empty.
+func (c *Client) EndSessions(ctx context.Context, user, keep, issuer, reason string) (int, error) {
 	var answer struct {
 		Ended int `json:"ended"`
 	}
 	if keep == "" {
-		err := c.call(ctx, http.MethodDelete, sessionsOf(user), because(reason), nil, &answer)
+		err := c.call(ctx, http.MethodDelete, sessionsOf(user), values("iss", issuer, "reason", reason), nil, &answer)
 		return answer.Ended, err
 	}
-	err := c.do(ctx, http.MethodPost, sessionsOf(user)+"/end-others", map[string]string{"keep": keep, "reason": reason}, &answer)
+	body := map[string]string{"keep": keep, "reason": reason}
+	if issuer != "" {
+		body["iss"] = issuer
+	}
+	err := c.do(ctx, http.MethodPost, sessionsOf(user)+"/end-others", body, &answer)
 	return answer.Ended, err
 }
 
-func because(reason string) url.Values {
-	if reason == "" {
-		return nil
+func because(reason string) url.Values { return values("reason", reason) }
+
+// values makes a query of pairs, without those that are empty.
+func values(pairs ...string) url.Values {
+	v := url.Values{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			v.Set(pairs[i], pairs[i+1])
+		}
 	}
-	return url.Values{"reason": {reason}}
+	return v
+}
+
+// Revocation names what is to be refused: one of the targets. Issuer narrows a
+// session, a user or a client, goes with TokenID, and alone is a target too.
+type Revocation struct {
+	TokenID    string `json:"jti,omitempty"`
+	Session    string `json:"session,omitempty"`
+	User       string `json:"user,omitempty"`
+	Client     string `json:"client,omitempty"`
+	Everything bool   `json:"everything,omitempty"`
+	Issuer     string `json:"iss,omitempty"`
+	Reason     string `json:"reason,omitempty"`
+}
+
+// Revoked is what is refused from now on.
+type Revoked struct {
+	// Kind is token_id, session, user, client, issuer or everything.
+	Kind          string `json:"revoked"`
+	SessionsEnded int    `json:"sessions_ended"`
+}
+
+// Revoke revokes more than one token, or one by its id.
+func (c *Client) Revoke(ctx context.Context, r Revocation) (Revoked, error) {
+	var answer Revoked
+	err := c.do(ctx, http.MethodPost, "/v1/tokens/revoke", r, &answer)
+	return answer, err
 }
 
 // TokenStatus is what the gateway would make of a token.

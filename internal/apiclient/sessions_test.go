@@ -13,7 +13,9 @@ func TestSessionsTokensAndExplanations(t *testing.T) {
 	answers := map[string]string{
 		"GET /v1/users/a%2Fb/sessions":               `{"user":"a/b","sessions":[{"id":"s-1","device":{"name":"Phone"},"place":{"country":"DE"},"created":"2026-01-01T00:00:00Z"}]}`,
 		"DELETE /v1/users/ada/sessions/s-1?reason=r": "",
+		"DELETE /v1/users/ada/sessions/s-1?iss=i":    "",
 		"DELETE /v1/users/ada/sessions":              `{"ended":3}`,
+		"POST /v1/tokens/revoke":                     `{"revoked":"user","changed":true,"sessions_ended":2}`,
 		"POST /v1/users/ada/sessions/end-others":     `{"ended":2}`,
 		"POST /v1/tokens/status":                     `{"active":false,"code":"session_ended"}`,
 		"POST /v1/explain":                           `{"allowed":true,"status":200,"tier":"free","steps":[{"step":"route","passed":true}]}`,
@@ -40,13 +42,19 @@ func TestSessionsTokensAndExplanations(t *testing.T) {
 	if all, err := c.Sessions(t.Context(), "a/b"); err != nil || len(all) != 1 || all[0].Device.Name != "Phone" || all[0].Place.Country != "DE" {
 		t.Errorf("%s: %+v, %v", asked, all, err)
 	}
-	if err := c.EndSession(t.Context(), "ada", "s-1", "r"); err != nil {
+	if err := c.EndSession(t.Context(), "ada", "s-1", "", "r"); err != nil {
 		t.Errorf("%s: %v", asked, err)
 	}
-	if n, err := c.EndSessions(t.Context(), "ada", "", ""); n != 3 || err != nil {
+	if err := c.EndSession(t.Context(), "ada", "s-1", "i", ""); err != nil {
+		t.Errorf("%s: %v", asked, err)
+	}
+	if r, err := c.Revoke(t.Context(), Revocation{User: "ada", Reason: "breach"}); err != nil || r != (Revoked{"user", 2}) {
+		t.Errorf("%s: %+v, %v", asked, r, err)
+	}
+	if n, err := c.EndSessions(t.Context(), "ada", "", "", ""); n != 3 || err != nil {
 		t.Errorf("%s: %d, %v", asked, n, err)
 	}
-	if n, err := c.EndSessions(t.Context(), "ada", "s-2", "r"); n != 2 || err != nil {
+	if n, err := c.EndSessions(t.Context(), "ada", "s-2", "i", "r"); n != 2 || err != nil {
 		t.Errorf("%s: %d, %v", asked, n, err)
 	}
 	if s, err := c.TokenStatus(t.Context(), "t"); err != nil || s.Active || s.Code != "session_ended" {
