@@ -19,7 +19,7 @@ import (
 // UserVerifier verifies a user's token; *authn.Verifier is one. Its errors are
 // *authn.Error.
 type UserVerifier interface {
-	Verify(token string, now time.Time) (*authn.Principal, error)
+	VerifyBearer(ctx context.Context, token string, now time.Time) (*authn.Principal, error)
 }
 
 // Self is the part of the API that users reach themselves, through Envoy: their
@@ -79,7 +79,7 @@ func (s *Self) authenticate(w http.ResponseWriter, r *http.Request) (*authn.Prin
 	if len(values) != 1 || !strings.EqualFold(scheme, "bearer") {
 		return nil, refuse(authn.CodeMalformed, "One Authorization header with a Bearer token is wanted.")
 	}
-	p, err := s.Verifier.Verify(token, s.Now())
+	p, err := s.Verifier.VerifyBearer(r.Context(), token, s.Now())
 	if err != nil {
 		var e *authn.Error
 		if errors.As(err, &e) && e.Code != authn.CodeUnavailable {

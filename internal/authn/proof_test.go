@@ -281,6 +281,14 @@ func TestBoundOpaqueTokens(t *testing.T) {
 			t.Errorf("inspected: %+v, %v", p, err)
 		}
 
+		if p, err := v.VerifyBearer(t.Context(), "key", time.Now()); err == nil {
+			t.Errorf("as plain bearer: %+v", p)
+		}
+		s.set(active())
+		if p, err := v.VerifyBearer(t.Context(), "unbound", time.Now()); err != nil || p.Subject != "alice" {
+			t.Errorf("unbound: %+v, %v", p, err)
+		}
+
 		s.set(active(object{"cnf": object{"x5t#S256": x5t}}))
 		try("without the certificate", request("Bearer", "certificate"), CodeInvalid)
 		r = request("Bearer", "certificate")
