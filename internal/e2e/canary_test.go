@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -81,7 +82,7 @@ func (e *edge) canaryEnvoy(t *testing.T, canary string, clusters map[string][]en
 func TestCanary(t *testing.T) {
 	e := newEdge(t)
 	canary := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.WriteString(w, "canary "+r.Header.Get("X-Feature-Flags"))
+		_, _ = io.WriteString(w, "canary "+r.Header.Get("X-Feature-Flags")+" "+strings.Join(r.Header["Baggage"], " ++ "))
 	}))
 	t.Cleanup(canary.Close)
 	client := e.redis.client()
@@ -101,7 +102,7 @@ func TestCanary(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, ratelimit := e.spawn(t, "ratelimit", "ratelimit")
-	_, authz := e.spawn(t, "authz", "authz")
+	_, authz := e.spawn(t, "authz", "authz", "TOLLGATE_HEADERS_BAGGAGE_FLAGS=feature-flags", "TOLLGATE_HEADERS_BAGGAGE_EXPERIMENTS=experiments", "TOLLGATE_HEADERS_VISITOR_HEADER=x-device-id")
 	base := e.canaryEnvoy(t, canary.Listener.Addr().String(), map[string][]envoyconf.Endpoint{
 		envoyconf.ClusterAuthz: {{Address: authz}}, envoyconf.ClusterRateLimit: {{Address: ratelimit}},
 	})
@@ -148,10 +149,16 @@ func TestCanary(t *testing.T) {
 			t.Fatal(user, "does not take part")
 		}
 		want[arm]++
-		forged := http.Header{"X-Feature-Flags": {"checkout=canary"}, "X-Feature-Checkout": {"canary"}}
+		forged := http.Header{
+			"X-Feature-Flags": {"checkout=canary"}, "X-Feature-Checkout": {"canary"},
+			"Baggage": {"tenant=7,feature-flags=checkout%3Dforged", "experiments=forged,feature%2Dflags=forged"},
+		}
 		for range 2 { // the same every time, whatever the client says
 			if a := visit(user, "premium", forged); strings.HasPrefix(string(a.body), "canary ") != isCanary(d, user) {
 				t.Errorf("%s is in variant %d and got %q", user, arm, excerpt(a.body))
+			} else if _, baggage, _ := strings.Cut(string(a.body), " feature-flags="); isCanary(d, user) &&
+				(!strings.Contains(baggage, "checkout%3Dcanary") || !strings.HasSuffix(baggage, ",experiments=checkout-canary:"+strconv.Itoa(d.Version)+"%3Dcanary,tenant=7")) {
+				t.Errorf("%s: the canary was handed %q", user, a.body)
 			}
 		}
 		if i < 3 {
@@ -185,6 +192,46 @@ func TestCanary(t *testing.T) {
 		report, err := experiment.Analyse(d, data)
 		if err == nil && (report.Variants[1].Metrics[0].Median <= 0 || report.Variants[1].Metrics[1].Mean != 0) {
 			err = fmt.Errorf("latency and errors of the canary: %+v", report.Variants[1].Metrics)
+		}
+		return err
+	})
+	asked := 0
+	testVisitors(t, s, base, catalog, store, func() string { // somebody else each time, who is not over a limit
+		for asked++; !isCanary(d, fmt.Sprint("front-", asked)); asked++ {
+		}
+		return string(visit(fmt.Sprint("front-", asked), "premium", nil).body)
+	})
+}
+
+// testVisitors: anonymous visitors with a key of their own take part where the
+// experiment lets them, by that key; those without one do not.
+func testVisitors(t *testing.T, s *system, base string, catalog *experiment.Catalog, store *experiment.Store, canary func() string) {
+	by := experiment.Change{Actor: "e2e", Reason: "visitors", Expect: experiment.AnyRevision}
+	_, err := catalog.Put(t.Context(), experiment.Definition{
+		Key: "front", Traffic: 1, MinimumUsers: 2, Anonymous: true,
+		Variants: []experiment.Variant{{Name: "old", Weight: 1}, {Name: "new", Weight: 1}},
+		Primary:  experiment.Metric{Name: "requests", Kind: experiment.Sum, Source: experiment.Requests},
+	}, by)
+	if err != nil {
+		t.Fatal(err)
+	}
+	record, err := catalog.Start(t.Context(), "front", by)
+	if err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the experiment to reach the gateway", func() error {
+		if body := canary(); !strings.Contains(body, "front=") {
+			return fmt.Errorf("answer %q", body)
+		}
+		return nil
+	})
+	for _, device := range []string{"laptop-1", "", "phone-2", "laptop-1"} {
+		s.want(t, http.StatusOK, ask{base: base, path: "/public/x", header: http.Header{"X-Device-Id": {device}}})
+	}
+	await(t, "two visitors and one user to be measured", func() error {
+		data, err := store.Read(t.Context(), &record.Definition)
+		if err == nil && data[0].Users+data[1].Users != 3 {
+			err = fmt.Errorf("%d and %d users", data[0].Users, data[1].Users)
 		}
 		return err
 	})
