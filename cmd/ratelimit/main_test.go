@@ -286,6 +286,7 @@ func TestManagement(t *testing.T) {
 		want               string
 	}{
 		{"GET", "/v1/limits/alice?tier=free", "", 200, `"remaining":6`},
+		{"GET", "/v1/limits/alice?tier=free", "", 200, `"remaining":6`}, // looking charges nothing
 		{"GET", "/v1/limits/alice?domain=other", "", 404, "not_found"},
 		{"GET", "/v1/limits/alice?entry=colour", "", 404, "not_found"},
 		{"POST", "/v1/limits/alice/reset?reason=sorry", "", 204, ""},
@@ -305,8 +306,14 @@ func TestManagement(t *testing.T) {
 			t.Errorf("%s %s: %d %s", c.method, c.path, status, body)
 		}
 	}
-	if log := r.log.String(); !strings.Contains(log, "limit.reset") || !strings.Contains(log, "limit.override") || !strings.Contains(log, "support") {
-		t.Error("no audit of what was done")
+	for _, want := range []string{`"action":"limit.reset","target":"alice"`, `"reason":"sorry"`, `"action":"limit.override","target":"alice to big until `, `"action":"limit.override.end"`, `"actor":"support"`} {
+		if !strings.Contains(r.log.String(), want) {
+			t.Errorf("the audit has no %s:\n%s", want, r.log)
+		}
+	}
+	// Looking charged nothing, and was not counted.
+	if got := r.metric(`tollgate_ratelimit_decisions_total{domain="tollgate",outcome="allowed",path="exact",rule="tier.free"}`); got != "4" {
+		t.Errorf("%q decisions are counted, want 4", got)
 	}
 	resp, err := http.Get("http://" + r.management + "/v1/limits/alice") //nolint:noctx // Without credentials.
 	if err != nil {

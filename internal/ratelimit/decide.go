@@ -84,6 +84,16 @@ func (c *Charge) present(now int64) {
 	c.Level, c.Previous = base+min(used, c.Capacity), min(before, c.Capacity)
 }
 
+// ahead says whether the stored level is beyond what present lets it be. A store
+// keeps what present makes of it, even where the demand is denied: else an empty
+// bucket would stay as empty until the time that the level names.
+func (c *Charge) ahead(now int64) bool {
+	if c.Period >= 0 {
+		return c.Level > c.base(now)+c.Capacity
+	}
+	return c.Level-c.Level%c.window() > c.base(now)
+}
+
 // used is what is taken from a bucket that is brought to the present. Of the
 // window before a sliding one it counts the part that the window of the same
 // length that ends now still covers, rounded up.
@@ -164,7 +174,7 @@ func (c *Charge) wait(now int64) int64 {
 // Decide is the decision: it sets d.Allowed, d.Now, and every Level and
 // Previous from those found in it (0 where a bucket is not kept). It never
 // grants more than a bucket holds, and on a denial leaves every bucket as it
-// was, brought to the present. lua/decide.lua is the same function; their
+// was, brought to the present (see ahead). lua/decide.lua is the same function; their
 // equality is tested.
 func Decide(now int64, d *Demand) {
 	d.Now, d.Allowed = now, true

@@ -44,17 +44,17 @@ func (m *Memory) Take(ctx context.Context, demands []*Demand) error {
 	defer m.mu.Unlock()
 	now := m.now().UnixMicro()
 	for _, d := range demands {
+		ahead := false
 		for i := range d.Charges {
 			c := &d.Charges[i]
 			k := m.buckets[c.Key]
 			c.Level, c.Previous = k.level, k.previous
+			ahead = ahead || c.ahead(now)
 		}
 		Decide(now, d)
-		if !d.Allowed {
-			continue
-		}
 		for i := range d.Charges {
-			if c := &d.Charges[i]; c.Cost != 0 {
+			c := &d.Charges[i]
+			if d.Allowed && c.Cost != 0 || !d.Allowed && ahead && m.buckets[c.Key].level > c.Level {
 				m.put(now, c)
 			}
 		}

@@ -230,19 +230,19 @@ func TestLuaEqualsGo(t *testing.T) {
 					}
 					for i, d := range batch {
 						want := &Demand{Charges: append([]Charge(nil), d.Charges...)}
+						ahead := make([]bool, len(want.Charges))
 						for j := range want.Charges {
 							want.Charges[j].Level = levels[want.Charges[j].Key]
 							want.Charges[j].Previous = before[want.Charges[j].Key]
+							ahead[j] = want.Charges[j].ahead(d.Now)
 						}
 						Decide(d.Now, want)
 						if diff := cmp.Diff(want, d); diff != "" {
 							t.Fatalf("demand %d (-go +lua):\n%s", i, diff)
 						}
-						if want.Allowed {
-							for _, c := range want.Charges {
-								if c.Cost != 0 {
-									levels[c.Key], before[c.Key] = c.Level, c.Previous
-								}
+						for j, c := range want.Charges {
+							if want.Allowed && c.Cost != 0 || !want.Allowed && ahead[j] {
+								levels[c.Key], before[c.Key] = c.Level, c.Previous
 							}
 						}
 					}

@@ -66,7 +66,7 @@ local reply, ends = {now}, {}
 local size, own = 1, tonumber(ARGV[2])
 for i = arg, #ARGV do
   local kind = kinds[ARGV[i]]
-  local at, allowed, mine = size + 1, 1, own
+  local at, allowed, mine, ahead = size + 1, 1, own, nil
   size = at
   for b = 1, #kind, 7 do
     local place = kind[b]
@@ -74,9 +74,10 @@ for i = arg, #ARGV do
       mine = mine + 1
       place = mine
     end
-    local l, base, empty, weight = level[KEYS[place]], kind[b + 1], kind[b + 2], kind[b + 6]
+    local l, base, empty = level[KEYS[place]], kind[b + 1], kind[b + 2]
+    local stop, weight = kind[b + 5], kind[b + 6]
     if weight then
-      local window = kind[b + 5] - base
+      local window = stop - base
       local used, before = l % window, previous[KEYS[place]] or 0
       local from = l - used
       if from == base - window then
@@ -85,6 +86,8 @@ for i = arg, #ARGV do
         used, before = 0, 0
       elseif from > base then
         used, before = empty - base, 0
+        ahead = ahead or {}
+        ahead[KEYS[place]] = {empty, stop + window}
       end
       l = base + used
       if l > empty then l = empty end
@@ -94,7 +97,13 @@ for i = arg, #ARGV do
       reply[size - 1] = l
       reply[size] = before
     else
-      if l < base then l = base elseif l > empty then l = empty end
+      if l < base then
+        l = base
+      elseif l > empty then
+        l = empty
+        ahead = ahead or {}
+        ahead[KEYS[place]] = {empty, stop == 0 and empty or stop}
+      end
       if l > kind[b + 3] then allowed = 0 end
       size = size + 1
       reply[size] = l
@@ -132,6 +141,12 @@ for i = arg, #ARGV do
         ends[key] = stop
       end
       if kind[b + 6] then at = at + 1 end
+    end
+  elseif ahead then
+    -- A level that no bucket of this size can have does not stay.
+    for key, cut in pairs(ahead) do
+      level[key], ends[key] = cut[1], cut[2]
+      if previous[key] then previous[key] = 0 end
     end
   end
   own = mine
