@@ -162,7 +162,12 @@ func (c *caller) repeatable(req *http.Request) bool {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
 		return req.Header.Get("Upgrade") == ""
 	}
-	return c.route.Idempotent || req.Header.Get("Idempotency-Key") != ""
+	for _, name := range idempotencyKeys() {
+		if req.Header[name] != nil {
+			return true
+		}
+	}
+	return c.route.Idempotent
 }
 
 // worthRepeating says whether another attempt may go better.

@@ -154,3 +154,18 @@ func TestTheLastAddressIsNeverEjected(t *testing.T) {
 		t.Fatal("ejected")
 	}
 }
+
+// Answers that come, but slowly, open the circuit too.
+func TestSlowAnswersOpenTheCircuit(t *testing.T) {
+	b := newBackend(t, says(ok("x")))
+	c := settings(b.address)
+	c.Breaker.SlowCall, c.Breaker.SlowRate, c.Breaker.MinimumCalls = time.Nanosecond, 0.5, 5
+	g := newGate(t, c)
+	for range 5 {
+		g.want(g.do("POST", "/post", ""), 200, "")
+	}
+	g.want(g.do("POST", "/post", ""), 503, "circuit_open")
+	if n := g.metric("tollgate_pyproxy_breaker_transitions_total", "cause", "slow_calls"); n != 1 {
+		t.Fatal(n)
+	}
+}

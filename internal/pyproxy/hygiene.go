@@ -24,7 +24,12 @@ func isIdentity(name string) bool {
 		strings.HasPrefix(rest, "Risk-") || strings.HasPrefix(rest, "Tollgate-")
 }
 
-// sanitise removes from h, in place, what must not reach a service:
+// idempotencyKeys are the headers by which a client says that a request may be
+// sent twice: the IETF's draft, and an older name that net/http takes for it too.
+func idempotencyKeys() [2]string { return [2]string{"Idempotency-Key", "X-Idempotency-Key"} }
+
+// sanitise removes from h, in place, what must not reach a service: keys without a
+// value, which are none although net/http would repeat requests for them;
 // names with underscores or dots, which WSGI and CGI servers fold into the
 // dashed name (X_User_Id and X.User.Id would arrive as X-User-Id), and, unless
 // the peer is trusted, the identity and forwarding headers; and the wish to upgrade to anything
@@ -36,6 +41,11 @@ func sanitise(h http.Header, trusted bool) error {
 			delete(h, name)
 		}
 	}
+	for _, name := range idempotencyKeys() {
+		if v, ok := h[name]; ok && (len(v) != 1 || v[0] == "") {
+			delete(h, name)
+		}
+	}
 	// Any other protocol, h2c above all, would carry requests past every rule.
 	if u := h["Upgrade"]; len(u) != 1 || !strings.EqualFold(u[0], "websocket") {
 		delete(h, "Upgrade")
@@ -44,7 +54,7 @@ func sanitise(h http.Header, trusted bool) error {
 		for nominated := range strings.SplitSeq(v, ",") {
 			switch n := http.CanonicalHeaderKey(strings.TrimSpace(nominated)); {
 			case isIdentity(n), n == "X-Request-Id", n == "Traceparent", n == "Tracestate", n == "Authorization",
-				n == "Idempotency-Key", n == "Content-Length", n == "Content-Type", n == "Host":
+				strings.HasSuffix(n, "Idempotency-Key"), n == "Content-Length", n == "Content-Type", n == "Host":
 				return errNominated
 			}
 		}

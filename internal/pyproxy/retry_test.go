@@ -28,6 +28,9 @@ func TestSafeRequestsAreRepeated(t *testing.T) {
 		{"POST after 503", says(status("503 x", "no")), "POST", "/post", "x", nil, 1, 503},
 		{"POST without a body", cuts(""), "POST", "/post", "", nil, 1, 502},
 		{"POST with a key", cuts(""), "POST", "/post", "x", []string{"Idempotency-Key", "k"}, 2, 200},
+		{"POST with a key of the older name", cuts(""), "POST", "/post", "x", []string{"X-Idempotency-Key", "k"}, 2, 200},
+		{"POST with an empty key", cuts(""), "POST", "/post", "x", []string{"Idempotency-Key", ""}, 1, 502},
+		{"POST with two keys", cuts(""), "POST", "/post", "x", []string{"Idempotency-Key", "k", "Idempotency-Key", "l"}, 1, 502},
 		{"POST on an idempotent route", cuts(""), "POST", "/pure", "x", nil, 2, 200},
 		{"POST as large as is kept", cuts(""), "POST", "/pure", strings.Repeat("x", 64<<10), nil, 2, 200},
 		{"POST larger than is kept", cuts(""), "POST", "/pure", strings.Repeat("x", 64<<10+1), nil, 1, 502},
@@ -106,6 +109,15 @@ func TestAnUnsafeRequestIsSentOnceOverAStaleConnection(t *testing.T) {
 	g.want(g.do("POST", "/post", "x"), 502, "upstream_failed")
 	if n := b.calls.Load(); n != 2 {
 		t.Fatalf("%d calls", n)
+	}
+	for _, key := range []string{"Idempotency-Key", "X-Idempotency-Key"} { // for which net/http itself would send it twice
+		b := newBackend(t, each(says(ok("first")), cuts("")))
+		g := newGate(t, settings(b.address))
+		g.want(g.do("POST", "/post", ""), 200, "")
+		g.want(g.do("POST", "/post", "", key, ""), 502, "upstream_failed")
+		if n := b.calls.Load(); n != 2 {
+			t.Fatalf("%d calls with an empty %s", n, key)
+		}
 	}
 }
 
