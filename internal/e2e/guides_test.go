@@ -25,7 +25,6 @@ var silent = map[string]string{
 	"feature-flags.md":   "its examples are commands and definitions, tested by internal/flag",
 	"operator.md":        "its examples are commands, tested by cmd/tollgate",
 	"pyproxy.md":         "its examples are configuration, tested by internal/pyproxy",
-	"rate-limiting.md":   "its examples are configuration, tested by internal/ratelimit",
 	"troubleshooting.md": "a table of what other tests show, and of metrics that testRunbook looks for",
 }
 
