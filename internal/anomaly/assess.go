@@ -27,6 +27,8 @@ func (w *Watch) judge(ctx context.Context, j *job) {
 	next := rules.config.Refresh
 	if err != nil {
 		w.metrics.evaluations[failed].Inc()
+	}
+	if err != nil || j.entry.pooled {
 		next = retry
 	}
 	j.entry.due.Store(j.sighting.At.Add(next).UnixNano())

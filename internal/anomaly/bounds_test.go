@@ -3,7 +3,9 @@ package anomaly
 import (
 	"net/netip"
 	"strconv"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
@@ -44,10 +46,44 @@ func TestQueueFull(t *testing.T) {
 // Two tokens whose hashes collide are two tokens.
 func TestCollision(t *testing.T) {
 	w := newWatch(t, NewMemory(), nil)
-	shard := w.shard(watchKey{})
-	a := w.meet(shard, watchKey{token: [16]byte{1}}, 8)
-	b := w.meet(shard, watchKey{token: [16]byte{2}}, 8)
-	if a == b || w.meet(shard, watchKey{token: [16]byte{2}}, 8) != b || w.len() != 1 {
+	a := w.meet(watchKey{token: [16]byte{1}}, start, 8)
+	b := w.meet(watchKey{token: [16]byte{2}}, start, 8)
+	if a == b || w.meet(watchKey{token: [16]byte{2}}, start, 8) != b || w.len() != 1 {
 		t.Error("one of them, or both kept")
 	}
+}
+
+// Who makes up an agent for every request busies neither the judges nor Redis, and pushes nobody else out; and what is
+// known of the token holds for all of them.
+func TestAgentsMadeUp(t *testing.T) {
+	w := newWatch(t, NewMemory(), func(c *Config) { c.Actions = []ActionConfig{{25, "deny"}} })
+	w.expect("somebody else", sighting(0, berlin, token("t2"), func(s *Sighting) { s.User = "bob" }), "", None)
+	made := func(after time.Duration, i int) *Sighting {
+		return sighting(after, berlin, func(s *Sighting) { s.Agent = strings.Repeat("x", i) })
+	}
+	for i := range 1000 {
+		w.Observe(t.Context(), made(0, i))
+	}
+	w.idle()
+	if n := w.store.calls.Load(); n > newcomersAMinute+5 {
+		t.Errorf("Redis was asked %d times", n)
+	}
+	if n := w.len(); n != newcomersAMinute+2 { // the rest, and somebody else
+		t.Errorf("%d are tracked", n)
+	}
+	asked := w.store.calls.Load()
+	w.expect("one more", made(0, 2000), "new_device,many_agents", Deny)
+	if w.store.calls.Load() != asked || w.counted(pool) == 0 {
+		t.Error("it was asked about")
+	}
+	// The rest is looked at again after a few seconds, and a minute later new ones are met as ever.
+	w.Observe(t.Context(), made(6*time.Second, 2001))
+	eventually(t, "the rest is judged again", func() bool { return w.store.calls.Load() == asked+1 })
+	w.idle()
+	before := w.len()
+	w.expect("a minute later", made(time.Minute, 2002), "new_device,many_agents", Deny)
+	if w.len() != before+1 {
+		t.Error("it is not tracked")
+	}
+	w.expect("somebody else, as before", sighting(0, berlin, token("t2"), func(s *Sighting) { s.User = "bob" }), "", None)
 }

@@ -10,11 +10,12 @@ const (
 	failed
 	late
 	dropped
+	pool
 )
 
 type watchMetrics struct {
 	all         []prometheus.Collector
-	evaluations [6]prometheus.Counter
+	evaluations [7]prometheus.Counter
 	signals     map[Code]prometheus.Counter
 	actions     [Deny + 1]prometheus.Counter
 	scores      prometheus.Histogram
@@ -26,7 +27,7 @@ func (m *watchMetrics) collectors() []prometheus.Collector { return m.all }
 func newWatchMetrics(w *Watch) *watchMetrics {
 	evaluations := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tollgate_anomaly_evaluations_total",
-		Help: "Requests that were looked at because something changed, by result; late ones went on without an assessment, dropped ones found the queue full, failed ones found the store away.",
+		Help: "Requests that were looked at because something changed, by result; late ones went on without an assessment, dropped ones found the queue full, failed ones found the store away, pooled ones were one too many new ones of their token.",
 	}, []string{"result"})
 	signals := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "tollgate_anomaly_signals_total", Help: "Signals raised, settled ones included.",
@@ -44,7 +45,7 @@ func newWatchMetrics(w *Watch) *watchMetrics {
 			Name: "tollgate_anomaly_session_end_failures_total", Help: "Suspicious sessions that could not be ended.",
 		}),
 	}
-	for i, result := range []string{"clean", "suspicious", "settled", "failed", "late", "dropped"} {
+	for i, result := range []string{"clean", "suspicious", "settled", "failed", "late", "dropped", "pooled"} {
 		m.evaluations[i] = evaluations.WithLabelValues(result)
 	}
 	for _, c := range Codes() {

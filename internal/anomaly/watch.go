@@ -58,6 +58,7 @@ type Watch struct {
 	metrics  *watchMetrics
 	seed     maphash.Seed
 	shards   [watchShards]watchShard
+	arrivals newcomers
 	queue    chan job
 	away     atomic.Bool
 }
@@ -89,6 +90,7 @@ type watchKey struct {
 // entry is what is known of a token at an address with an agent and a device.
 type entry struct {
 	token      [16]byte
+	pooled     bool                     // it stands for many combinations of the token
 	assessment atomic.Pointer[assessed] // nil until it was judged
 	due        atomic.Int64             // Unix nanoseconds: when it is judged again
 	judging    atomic.Bool
@@ -189,7 +191,8 @@ func (k *watchKey) mix(field uint64) {
 
 func (w *Watch) shard(k watchKey) *watchShard { return &w.shards[k.hash%watchShards] }
 
-// Observe returns the assessment of a request. For one like the last it neither waits nor allocates. The strings of s
+// Observe returns the assessment of a request. For one like the last it neither waits nor allocates. Past 32 new
+// combinations of a token within a minute the rest is judged as one, every few seconds. The strings of s
 // are not kept. A sighting without a user is passed over.
 func (w *Watch) Observe(ctx context.Context, s *Sighting) Assessment {
 	rules := w.rules.Load()
@@ -202,7 +205,7 @@ func (w *Watch) Observe(ctx context.Context, s *Sighting) Assessment {
 	e := shard.entries[k.hash]
 	shard.mu.RUnlock()
 	if e == nil || e.token != k.token {
-		e = w.meet(shard, k, max(rules.config.Tracked/watchShards, 1))
+		e = w.meet(k, s.At, max(rules.config.Tracked/watchShards, 1))
 	}
 	known := e.assessment.Load()
 	due := s.At.UnixNano() >= e.due.Load() || known != nil && known.rules != rules
@@ -217,7 +220,13 @@ func (w *Watch) Observe(ctx context.Context, s *Sighting) Assessment {
 }
 
 // meet makes an entry for what is new, in a shard that holds no more than most.
-func (w *Watch) meet(shard *watchShard, k watchKey, most int) *entry {
+func (w *Watch) meet(k watchKey, at time.Time, most int) *entry {
+	pooled := !w.arrivals.admit(k.token, at)
+	if pooled {
+		w.metrics.evaluations[pool].Inc()
+		k.hash = maphash.Bytes(w.seed, k.token[:])
+	}
+	shard := w.shard(k)
 	shard.mu.Lock()
 	defer shard.mu.Unlock()
 	e := shard.entries[k.hash]
@@ -227,7 +236,7 @@ func (w *Watch) meet(shard *watchShard, k watchKey, most int) *entry {
 	for e == nil && len(shard.entries) >= most {
 		shard.evict()
 	}
-	e = &entry{token: k.token, first: make(chan struct{})}
+	e = &entry{token: k.token, pooled: pooled, first: make(chan struct{})}
 	shard.entries[k.hash] = e
 	return e
 }
