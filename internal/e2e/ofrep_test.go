@@ -75,7 +75,7 @@ func testOFREP(t *testing.T, s *system) {
 	})
 	// The same user gets the same side, and both sides exist.
 	calls := []string{}
-	for _, user := range strings.Fields("ada bob cyd dan eve fay gus hal ida jo") {
+	for user := range strings.FieldsSeq("ada bob cyd dan eve fay gus hal ida jo") {
 		calls = append(calls, `["boolean", "e2e-split", false, {"targetingKey": "`+user+`"}]`)
 	}
 	first, err := ask("[" + strings.Join(calls, ",") + "]")

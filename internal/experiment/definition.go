@@ -196,6 +196,11 @@ func (d *Definition) Validate() error {
 	if !(d.Alpha >= 0 && d.Alpha < 0.5) {
 		fail("alpha %v is not between 0 and 0.5", d.Alpha)
 	}
+	d.validateMetrics(fail)
+	return errors.Join(errs...)
+}
+
+func (d *Definition) validateMetrics(fail func(format string, args ...any)) {
 	if len(d.Guardrails) >= maxMetrics {
 		fail("%d guardrails are more than %d", len(d.Guardrails), maxMetrics-1)
 	}
@@ -212,7 +217,6 @@ func (d *Definition) Validate() error {
 		}
 		metrics[m.Name] = true
 	}
-	return errors.Join(errs...)
 }
 
 func validName(s string) bool {
