@@ -6,7 +6,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -97,7 +99,10 @@ func sayExplanation(p *process, e *apiclient.Explanation) error {
 		return err
 	}
 	if e.Allowed {
-		sayf(p.stdout, "allowed: route %s, user %s, tier %s\n", dash(e.Route), dash(e.User), e.Tier)
+		sayf(p.stdout, "allowed: route %s, endpoint %s, cost %d, user %s, tier %s\n", dash(e.Route), dash(e.Endpoint), e.Cost, dash(e.User), e.Tier)
+		for _, key := range slices.Sorted(maps.Keys(e.Flags)) {
+			sayf(p.stdout, "flag %s: %s (%s)\n", key, dash(e.Flags[key].Variant), strings.ToLower(e.Flags[key].Reason))
+		}
 		return nil
 	}
 	sayf(p.stdout, "refused: %d %s, route %s: %s\n", e.Status, e.Code, dash(e.Route), e.Detail)

@@ -170,7 +170,7 @@ func fakeAPI(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		if strings.Contains(string(body), "a.b.c") {
-			fmt.Fprintf(w, `{"allowed":true,"status":200,"route":"rest","user":"ada","tier":"free","steps":[{"step":"route","passed":true}]}`)
+			fmt.Fprintf(w, `{"allowed":true,"status":200,"route":"rest","endpoint":"ml","cost":5,"user":"ada","tier":"free","steps":[{"step":"route","passed":true}],"flags":{"ml-v2":{"variant":"on","reason":"SPLIT"},"beta":{"reason":"DISABLED"}}}`)
 		} else {
 			fmt.Fprintf(w, `{"allowed":false,"status":401,"code":"token_missing","detail":"A token is required.","route":"rest","tier":"anonymous","steps":[{"step":"token","passed":false,"wanted":"a token"}]}`)
 		}

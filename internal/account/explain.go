@@ -100,7 +100,11 @@ func (x *Explain) explain(w http.ResponseWriter, r *http.Request) {
 	}
 	if o.FlagSet != nil {
 		a.Flags = map[string]explainFlag{}
-		for _, key := range o.FlagSet.Keys() {
+		keys := o.Route.Flags // what the backend is told, no more
+		if o.Route.AllFlags {
+			keys = o.FlagSet.Keys()
+		}
+		for _, key := range keys {
 			f := o.FlagSet.Evaluate(key, &o.Subject, o.Now)
 			a.Flags[key] = explainFlag{f.Variant, f.Reason}
 		}

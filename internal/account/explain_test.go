@@ -42,7 +42,7 @@ func TestExplain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg, err := config.Decode("r.yaml", []byte("endpoints: [{name: ml, cost: 5}]\nroutes: [{name: predictions, endpoint: ml}]"), policy.Default())
+	cfg, err := config.Decode("r.yaml", []byte("endpoints: [{name: ml, cost: 5}]\nroutes: [{name: predictions, endpoint: ml, match: {prefix: /a}}, {name: one, match: {prefix: /b}, flags: [beta]}, {name: none, no_flags: true}]"), policy.Default())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestExplain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defs, err := flag.Parse("f.yaml", []byte(`flags: {beta: {state: ENABLED, variants: {on: true, off: false}, defaultVariant: "on"}}`))
+	defs, err := flag.Parse("f.yaml", []byte(`flags: {beta: {state: ENABLED, variants: {on: true, off: false}, defaultVariant: "on"}, other: {state: ENABLED, variants: {on: true, off: false}, defaultVariant: "off"}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -88,6 +88,12 @@ func TestExplain(t *testing.T) {
 	}
 	if diff := cmp.Diff(map[string]string{"authorization": "Bearer t", "cookie": "c", "x-other": "o"}, read.headers); diff != "" {
 		t.Errorf("headers (-want +got):\n%s", diff)
+	}
+	for i, want := range []string{`"flags":{"beta":{"variant":"on","reason":"STATIC"},"other":{"variant":"off","reason":"STATIC"}}`, `"flags":{"beta":{"variant":"on","reason":"STATIC"}}`, `"steps":[{"step":"route","passed":true}]}`} {
+		x.answer.Outcome.Route = routes.Routes()[i]
+		if _, body := post(`{"method":"GET","path":"/x"}`); !strings.Contains(body, want) {
+			t.Errorf("route %d: %s", i, body)
+		}
 	}
 	x.answer = gate.Explanation{Outcome: gate.Outcome{Status: 401, Code: "token_missing", Tier: "anonymous"}}
 	if code, body := post(`{"method":"GET","path":"/","headers":{"authorization":"Bearer z"}}`); code != 200 || !strings.Contains(body, `"status":401`) || read.headers["authorization"] != "Bearer z" {

@@ -141,6 +141,7 @@ type Explanation struct {
 	Detail   string `json:"detail"`
 	Route    string `json:"route"`
 	Endpoint string `json:"endpoint"`
+	Cost     uint32 `json:"cost"`
 	User     string `json:"user"`
 	Tier     string `json:"tier"`
 	Steps    []struct {
@@ -150,6 +151,11 @@ type Explanation struct {
 		Wanted string `json:"wanted"`
 		Got    string `json:"got"`
 	} `json:"steps"`
+	// Flags are what the backend would be told, where the request is allowed.
+	Flags map[string]struct {
+		Variant string `json:"variant"`
+		Reason  string `json:"reason"`
+	} `json:"flags"`
 }
 
 // Explain asks what would become of a request, and why.
