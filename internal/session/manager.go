@@ -237,6 +237,40 @@ func (m *Manager) end(ctx context.Context, user string, which Which) (int, error
 	return len(o.Ended), nil
 }
 
+// sweep ends sessions that have timed out though nobody asks for them, and pays debts that nobody came back for. It
+// reports whether there may be more to do at once.
+func (m *Manager) sweep(ctx context.Context) (more bool, err error) {
+	now := m.options.Now()
+	users, claim, err := m.store.Due(ctx, now)
+	if err != nil {
+		return false, err
+	}
+	l := m.limits("")
+	for _, user := range users {
+		o, err := m.store.List(ctx, user, l, now)
+		if err != nil {
+			return false, err
+		}
+		if err := m.pay(ctx, user, o, causeTimeout); err != nil {
+			return false, err // the user is due again at the claim
+		}
+		var next time.Time
+		for _, s := range o.Sessions {
+			ends := s.LastSeen.Add(l.Idle)
+			if oldest := s.Created.Add(l.Absolute); oldest.Before(ends) {
+				ends = oldest
+			}
+			if next.IsZero() || ends.Before(next) {
+				next = ends
+			}
+		}
+		if err := m.store.Defer(ctx, user, claim, next); err != nil {
+			return false, err
+		}
+	}
+	return len(users) == dueBatch, nil
+}
+
 // pay kills what is owed and settles it.
 func (m *Manager) pay(ctx context.Context, user string, o Outcome, cause string) error {
 	m.ended.WithLabelValues(cause).Add(float64(len(o.Ended)))

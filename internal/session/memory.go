@@ -10,10 +10,11 @@ import (
 type Memory struct {
 	mu    sync.Mutex
 	users map[string]*account
+	due   map[string]time.Time
 }
 
 // NewMemory returns an empty store.
-func NewMemory() *Memory { return &Memory{users: map[string]*account{}} }
+func NewMemory() *Memory { return &Memory{users: map[string]*account{}, due: map[string]time.Time{}} }
 
 // on runs f on a user's account, and drops the account where nothing is left of it.
 func (m *Memory) on(user string, f func(*account)) {
@@ -35,6 +36,7 @@ func (m *Memory) on(user string, f func(*account)) {
 func (m *Memory) Register(_ context.Context, s Session, l Limits, now time.Time) (o Outcome, err error) {
 	m.on(s.User, func(a *account) {
 		var ended []Ref
+		m.due[s.User] = millis(now).Add(putOff)
 		ended, err = a.register(s, l, millis(now))
 		o = a.outcome(ended)
 	})
@@ -52,7 +54,10 @@ func (m *Memory) List(_ context.Context, user string, l Limits, now time.Time) (
 
 // End implements Store.
 func (m *Memory) End(_ context.Context, user string, which Which, l Limits, now time.Time) (o Outcome, err error) {
-	m.on(user, func(a *account) { o = a.outcome(a.endSome(which, l, millis(now))) })
+	m.on(user, func(a *account) {
+		m.due[user] = millis(now).Add(putOff)
+		o = a.outcome(a.endSome(which, l, millis(now)))
+	})
 	return o, nil
 }
 
@@ -92,6 +97,34 @@ func (m *Memory) Owners(_ context.Context, r Ref) ([]string, error) {
 		}
 	}
 	return users, nil
+}
+
+// Due implements Store.
+func (m *Memory) Due(_ context.Context, now time.Time) (users []string, claim time.Time, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	claim = millis(now).Add(putOff)
+	for user, due := range m.due {
+		if len(users) < dueBatch && !due.After(now) {
+			users = append(users, user)
+			m.due[user] = claim
+		}
+	}
+	return users, claim, nil
+}
+
+// Defer implements Store.
+func (m *Memory) Defer(_ context.Context, user string, claim, next time.Time) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch due, there := m.due[user]; {
+	case !there || !due.Equal(claim):
+	case next.IsZero():
+		delete(m.due, user)
+	default:
+		m.due[user] = next
+	}
+	return nil
 }
 
 // millis cuts a time to the millisecond, as stores keep it.

@@ -19,15 +19,18 @@ import (
 //go:embed lua/session.lua
 var source string
 
+//go:embed lua/defer.lua
+var deferSource string
+
 // Redis is the store that every process shares.
 type Redis struct {
-	rdb    redis.UniversalClient
-	script *redis.Script
+	rdb            redis.UniversalClient
+	script, defers *redis.Script
 }
 
 // NewRedis returns a store on rdb.
 func NewRedis(rdb redis.UniversalClient) *Redis {
-	return &Redis{rdb: rdb, script: redis.NewScript(source)}
+	return &Redis{rdb: rdb, script: redis.NewScript(source), defers: redis.NewScript(deferSource)}
 }
 
 // keys of a user's sessions, all under one hash tag.
@@ -43,6 +46,15 @@ func owedKey(user string) string {
 // ownersKeys are the sets of users who have a session: for whoever names its issuer, and for whoever does not.
 func ownersKeys(r Ref) [2]string {
 	return [2]string{redisconn.Key("session", "owners", r.Issuer, r.ID), redisconn.Key("session", "owners", r.ID)}
+}
+
+// dueKey is the sorted set of users by when something of theirs may be due.
+func dueKey() string { return redisconn.Key("session", "due") }
+
+// due notes, before a change, that the user is due soon after it.
+func due(ctx context.Context, pipe redis.Pipeliner, user string, l Limits, now time.Time) {
+	pipe.ZAdd(ctx, dueKey(), redis.Z{Score: float64(now.Add(putOff).UnixMilli()), Member: user})
+	pipe.PExpire(ctx, dueKey(), l.keep())
 }
 
 // member is how the script keeps a session's name; someIssuer sets its own apart.
@@ -74,6 +86,7 @@ func (r *Redis) Register(ctx context.Context, s Session, l Limits, now time.Time
 			pipe.SAdd(ctx, key, s.User)
 			pipe.PExpire(ctx, key, l.keep())
 		}
+		due(ctx, pipe, s.User, l, now)
 		return nil
 	})
 	if err != nil {
@@ -113,6 +126,13 @@ func (r *Redis) List(ctx context.Context, user string, l Limits, now time.Time) 
 
 // End implements Store.
 func (r *Redis) End(ctx context.Context, user string, which Which, l Limits, now time.Time) (Outcome, error) {
+	_, err := r.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+		due(ctx, pipe, user, l, now)
+		return nil
+	})
+	if err != nil {
+		return Outcome{}, fmt.Errorf("%w: note the user: %w", ErrUnavailable, err)
+	}
 	return r.do(ctx, user, l, now, "end", which.Issuer, which.Only, which.Except)
 }
 
@@ -174,6 +194,36 @@ func (r *Redis) Settle(ctx context.Context, user string, refs []Ref) error {
 		return fmt.Errorf("%w: settle: %w", ErrUnavailable, err)
 	}
 	return nil
+}
+
+// Due implements Store. Several processes may be given the same user: what they do then is harmless twice.
+func (r *Redis) Due(ctx context.Context, now time.Time) (users []string, claim time.Time, err error) {
+	users, err = r.rdb.ZRangeByScore(ctx, dueKey(), &redis.ZRangeBy{Min: "-inf", Max: strconv.FormatInt(now.UnixMilli(), 10), Count: dueBatch}).Result()
+	if err != nil || len(users) == 0 {
+		return nil, time.Time{}, unavailable("due", err)
+	}
+	claim = millis(now).Add(putOff)
+	members := make([]redis.Z, len(users))
+	for i, user := range users {
+		members[i] = redis.Z{Score: float64(claim.UnixMilli()), Member: user}
+	}
+	return users, claim, unavailable("due", r.rdb.ZAddXX(ctx, dueKey(), members...).Err())
+}
+
+// Defer implements Store.
+func (r *Redis) Defer(ctx context.Context, user string, claim, next time.Time) error {
+	at := int64(0)
+	if !next.IsZero() {
+		at = next.UnixMilli()
+	}
+	return unavailable("defer", r.defers.Run(ctx, r.rdb, []string{dueKey()}, user, claim.UnixMilli(), at).Err())
+}
+
+func unavailable(what string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %s: %w", ErrUnavailable, what, err)
 }
 
 func arguments(l Limits, now time.Time, operation string, args ...any) []any {

@@ -199,4 +199,16 @@ type Store interface {
 	// Owners returns users who may have the session; none is missing who has, unless that user lately had another of
 	// the same id and r names no issuer. A session of an unknown issuer may be any one's.
 	Owners(ctx context.Context, r Ref) ([]string, error)
+	// Due returns some of the users with something to end or to settle by now, and puts them off until the claim. A user
+	// is due a while after each Register and End, and then as Defer says.
+	Due(ctx context.Context, now time.Time) (users []string, claim time.Time, err error)
+	// Defer says when a user is due next, unless a Register or an End came after the claim; the zero time is never.
+	Defer(ctx context.Context, user string, claim, next time.Time) error
 }
+
+const (
+	// putOff is how long a user is put off by Due, Register and End.
+	putOff = 30 * time.Second
+	// dueBatch bounds what one Due returns.
+	dueBatch = 64
+)

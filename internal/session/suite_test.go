@@ -456,8 +456,8 @@ func TestEverythingExpires(t *testing.T) {
 		t.Fatal(err)
 	}
 	found := rdb.Keys(ctx, "*").Val()
-	if len(found) != 9 {
-		t.Errorf("keys %v: want five of the user and two of each session", found)
+	if len(found) != 10 {
+		t.Errorf("keys %v: want five of the user, two of each session, and when who is due", found)
 	}
 	for _, key := range found {
 		if ttl := rdb.TTL(ctx, key).Val(); ttl <= 0 || ttl > limits().keep() {
@@ -474,6 +474,8 @@ func TestRedisTroubles(t *testing.T) {
 		"list":     second(away.List(ctx, "u", limits(), start)),
 		"end":      second(away.End(ctx, "u", Which{}, limits(), start)),
 		"touch":    second(away.Touch(ctx, []Seen{{"u", ref("a"), start}}, limits(), start)),
+		"due":      third(away.Due(ctx, start)),
+		"defer":    away.Defer(ctx, "u", start, start),
 		"owners":   second(away.Owners(ctx, ref("a"))),
 		"settle":   away.Settle(ctx, "u", []Ref{ref("a")}),
 	} {
@@ -505,6 +507,50 @@ func TestRedisTroubles(t *testing.T) {
 			t.Errorf("%s: the reply was read", name)
 		}
 	}
+}
+
+func third[T, U any](_ T, _ U, err error) error { return err }
+
+// Who has something to end is due for it, once for each claim, until nothing is left; and a change in between is not
+// overlooked.
+func TestDue(t *testing.T) {
+	onEach(t, func(t *testing.T, s Store) {
+		ctx := t.Context()
+		due := func(after time.Duration, want string) time.Time {
+			t.Helper()
+			users, claim, err := s.Due(ctx, at(after))
+			if slices.Sort(users); err != nil || fmt.Sprint(users) != want {
+				t.Errorf("due after %s: %v, %v, want %s", after, users, err, want)
+			}
+			return claim
+		}
+		put := func(user string, claim, next time.Time) {
+			t.Helper()
+			if err := s.Defer(ctx, user, claim, next); err != nil {
+				t.Fatal(err)
+			}
+		}
+		mustRegister(t, s, "u", "a", limits(), at(0))
+		mustRegister(t, s, "v", "a", limits(), at(time.Second))
+		due(putOff-time.Millisecond, "[]")
+		claim := due(putOff, "[u]")
+		due(putOff, "[]") // claimed
+		put("u", claim, at(time.Hour))
+		put("v", claim, time.Time{}) // which was not claimed
+		put("w", claim, at(0))       // nor this, which nobody knows
+		due(time.Minute, "[v]")
+		claim = due(time.Hour, "[u v]") // whoever claimed v did not come back
+		put("v", claim, time.Time{})
+		mustRegister(t, s, "u", "b", limits(), at(time.Hour+time.Second))
+		put("u", claim, time.Time{}) // too late
+		claim = due(time.Hour+time.Second+putOff, "[u]")
+		put("u", claim, time.Time{})
+		due(20*time.Hour, "[]")
+		if _, err := s.End(ctx, "v", Which{}, limits(), at(20*time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+		due(20*time.Hour+putOff, "[v]")
+	})
 }
 
 func second[T any](_ T, err error) error { return err }

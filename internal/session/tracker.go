@@ -186,7 +186,7 @@ func (t *Tracker) len() int {
 	return n
 }
 
-// Run registers and writes behind until ctx ends, then writes what is left, and returns nil.
+// Run registers, writes behind and ends what has timed out until ctx ends, then writes what is left, and returns nil.
 func (t *Tracker) Run(ctx context.Context) error {
 	var workers sync.WaitGroup
 	for range registrars {
@@ -201,6 +201,7 @@ func (t *Tracker) Run(ctx context.Context) error {
 			}
 		})
 	}
+	workers.Go(func() { t.sweep(ctx) })
 	tick := time.NewTicker(t.manager.config.Flush)
 	defer tick.Stop()
 	for ctx.Err() == nil {
@@ -216,6 +217,25 @@ func (t *Tracker) Run(ctx context.Context) error {
 	defer cancel()
 	t.flush(ctx)
 	return nil
+}
+
+// sweep ends what has timed out, as often as sightings are written, until ctx ends.
+func (t *Tracker) sweep(ctx context.Context) {
+	tick := time.NewTicker(t.manager.config.Flush)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for more := true; more && ctx.Err() == nil; {
+			var err error
+			if more, err = t.manager.sweep(ctx); err != nil && ctx.Err() == nil {
+				t.manager.options.Log.Debug("sessions that timed out not ended, to be tried again", slog.Any("error", err))
+			}
+		}
+	}
 }
 
 // admit registers a session at first sight. Its device is described from what the request said.

@@ -312,3 +312,30 @@ func BenchmarkObserve(b *testing.B) {
 		tr.Observe(s)
 	}
 }
+
+// A session ends when it has timed out, whether or not anybody asks: its next request is refused. And what a process
+// owed when it went away is paid by another.
+func TestSweep(t *testing.T) {
+	onEach(t, func(t *testing.T, s Store) {
+		crashed := newManager(t, s, quick())
+		crashed.login(t, "u", "a", "")
+		crashed.login(t, "v", "a", "")
+		crashed.login(t, "v", "b", "")
+		crashed.killer.fail(errors.New("away"))
+		if err := crashed.End(t.Context(), "v", ref("b")); !errors.Is(err, ErrUnavailable) {
+			t.Fatal(err)
+		}
+		b := newManager(t, s, quick())
+		b.clock.advance(time.Minute)
+		track(t, b)
+		eventually(t, "paid", func() bool { return strings.Join(b.killer.all(), " ") == "b" })
+		b.clock.advance(b.config.Idle - 2*time.Minute)
+		crashed.clock.advance(b.config.Idle - 2*time.Minute)
+		crashed.killer.fail(nil)
+		crashed.login(t, "v", "c", "")
+		b.clock.advance(time.Minute + 10*time.Second)
+		eventually(t, "timed out", func() bool { return strings.Join(b.killer.all(), " ") == "a b" })
+		b.expect(t, "v", "c", "a b")
+		b.expect(t, "u", "", "a b")
+	})
+}
