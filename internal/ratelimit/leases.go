@@ -10,12 +10,12 @@ import (
 // so that most requests need no call of the store. What is handed out was
 // charged before: together all processes never grant more than a bucket held.
 //
-// A bucket that is asked for often gets a lease of what it refills in two
+// A bucket that is asked for often gets a lease of what it refills in a few
 // lifetimes, twice as much where that is soon used up, and never more than a part
 // of what the bucket has left; near the limit there is none, and every request is
 // decided exactly. Tokens lapse when the bucket would have refilled them, so that
 // no bucket ever holds more than its size together with its leases. What is not
-// used within a lifetime, and does not lapse in another, goes back.
+// used within a lifetime, and does not lapse soon, goes back.
 type leases struct {
 	seed     maphash.Seed
 	life     time.Duration
@@ -31,9 +31,12 @@ type leaseShard struct {
 
 const (
 	leaseShards = 32
-	// leaseShare is the part of what a bucket has left that one lease may take at
-	// most, and leasesShare the part for all replicas.
-	leaseShare, leasesShare = 16, 8
+	// leaseShare is the part of what a bucket has left that the leases of all
+	// replicas may take at most.
+	leaseShare = 8
+	// leaseSpan is how many lifetimes a full bucket takes to refill a lease, whose
+	// tokens lapse then.
+	leaseSpan = 3
 	// firstLease is the least lease, in tokens.
 	firstLease = 8
 	// idleShare is how many times what was used in a lifetime a lease may hold.
@@ -152,17 +155,17 @@ func (ls *leases) next(l *lease, at time.Duration) int64 {
 	now := at.Microseconds() + l.offset
 	lacking := max(l.level-now, 0)
 	left := (l.capacity - lacking) / l.interval
-	tokens := max((2*ls.life.Microseconds()-lacking)/l.interval, firstLease)
+	tokens := max((leaseSpan*ls.life.Microseconds()-lacking)/l.interval, firstLease)
 	switch lasted, before := at-l.taken, l.size/l.interval; {
 	case before == 0:
 	case lasted < ls.life:
 		tokens = max(tokens, 2*before)
-	case lasted < 2*ls.life:
+	case lasted < leaseSpan*ls.life:
 		tokens = max(tokens, before)
 	default:
 		tokens = max(tokens, before/2)
 	}
-	tokens = min(tokens, left/max(leaseShare, leasesShare*ls.replicas()))
+	tokens = min(tokens, left/(leaseShare*ls.replicas()))
 	if tokens < firstLease {
 		return 0
 	}
@@ -260,7 +263,7 @@ func (ls *leases) sweep(at time.Duration, end bool) []*Demand {
 			idle := at-l.last >= ls.life
 			l.held = l.valid(at)
 			much := at-l.taken >= ls.life && l.held > idleShare*l.asked
-			if l.held > 0 && (end || (idle || much) && l.until-at > ls.life) {
+			if l.held > 0 && (end || (idle || much) && l.until-at > leaseSpan*ls.life) {
 				// The largest capacity there is: the limit may be another by now, and
 				// a refund must not cut the level to a smaller one's.
 				back = append(back, &Demand{Charges: []Charge{{Key: key, Capacity: maxCapacity, Cost: -l.held}}})

@@ -220,7 +220,7 @@ tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{u
 			back += len(l.leases.sweep(l.now().Sub(l.began), false))
 		}
 	}
-	if n := store.count(); n > users*seconds*rate/10 || back > 0 {
+	if n := store.count(); n > users*seconds*rate/12 || back > 0 {
 		t.Errorf("%d calls for %d requests, and %d returns", n, users*seconds*rate, back)
 	}
 }
