@@ -175,16 +175,44 @@ func (r *rivals) lap(ctx context.Context, addr string, p *pinned, requests [][]b
 	full, err2 := drive(ctx, addr, requests, r.window, 0)
 	took := time.Since(began)
 	after, err3 := used()
-	paced, err4 := drive(ctx, addr, requests, r.window, pace)
+	p50, p99, err4 := paced(ctx, addr, requests, r.window)
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return lap{}, err
 	}
-	slices.Sort(paced)
-	at := func(share float64) float64 {
-		return float64(paced[min(len(paced)-1, int(share*float64(len(paced))))].Nanoseconds()) / 1e3
-	}
 	n := float64(len(full))
-	return lap{cpu: float64(after-before) / n, rate: n / took.Seconds(), p50: at(0.5), p99: at(0.99)}, nil
+	return lap{cpu: float64(after-before) / n, rate: n / took.Seconds(), p50: p50, p99: p99}, nil
+}
+
+// paced sends requests at pace, and returns percentiles in microseconds: medians
+// of those of each second but the first, so that neither beginning nor a moment in
+// which something else has the processors decides.
+func paced(ctx context.Context, addr string, requests [][]byte, window time.Duration) (p50, p99 float64, err error) {
+	const each = pace / connections // requests of a connection in a second
+	took := make([][]time.Duration, connections)
+	errs := make([]error, connections)
+	var conns sync.WaitGroup
+	end := time.Now().Add(window)
+	for i := range connections {
+		conns.Go(func() { took[i], errs[i] = converse(ctx, addr, requests, end, i, pace) })
+	}
+	conns.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return 0, 0, err
+	}
+	var middles, tails []float64
+	for first := each; first == each || len(took[0]) >= first+each; first += each {
+		var second []float64
+		for _, t := range took {
+			for _, d := range t[min(first, len(t)/2):min(first+each, len(t))] { // a short window is its own second
+				second = append(second, float64(d.Nanoseconds())/1e3)
+			}
+		}
+		slices.Sort(second)
+		middles = append(middles, second[len(second)/2])
+		tails = append(tails, second[len(second)*99/100])
+	}
+	identity := func(v float64) float64 { return v }
+	return medianOf(middles, identity), medianOf(tails, identity), nil
 }
 
 // streams passes a large body, and says how much the memory grew meanwhile.
