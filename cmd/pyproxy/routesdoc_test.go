@@ -133,7 +133,7 @@ func describe(rt pyproxy.Route, operation object) {
 func refusals() object {
 	all := object{}
 	for status, means := range map[string]string{
-		"400": "The request could be understood in two ways (path_refused, header_refused)",
+		"400": "The request could be understood in two ways (path_refused, header_refused), or its body is none (request_malformed)",
 		"401": "No token, or none that is accepted (token_missing, token_invalid, token_expired, token_revoked, session_ended)",
 		"403": "The token does not allow it (role_required, consent_required, address_denied, risk_denied)",
 		"408": "The body did not arrive in time (request_timeout)",

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"slices"
 	"time"
@@ -138,15 +139,19 @@ func keep(body io.Reader, length, most int64) ([]byte, error) {
 	return kept, nil
 }
 
+// clientCause says why a client's body could not be read.
 func clientCause(err error) cause {
 	var tooLarge *http.MaxBytesError
+	var network net.Error
 	switch {
 	case errors.As(err, &tooLarge):
 		return causeTooLarge
 	case isTimeout(err):
 		return causeClientSlow
-	default:
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &network), errors.Is(err, http.ErrBodyReadAfterClose):
 		return causeClientGone
+	default:
+		return causeMalformed // the chunks are none
 	}
 }
 

@@ -197,12 +197,12 @@ func TestAClientWithHalfABodyReachesNoService(t *testing.T) {
 		"stalls within a chunk": {"Transfer-Encoding: chunked\r\n", "a\r\nhalf", "408", false},
 		"leaves":                {"Content-Length: 10\r\n", "half", "", true},
 		"leaves within a chunk": {"Transfer-Encoding: chunked\r\n", "a\r\nhalf", "", true},
-		"sends no chunk":        {"Transfer-Encoding: chunked\r\n", "zz\r\n", "", false},
+		"sends no chunk":        {"Transfer-Encoding: chunked\r\n", "zz\r\n", "400", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := newBackend(t, says(ok("x")))
 			c := settings(b.address)
-			if tc.status != "" {
+			if tc.status == "408" {
 				c.Timeouts.Attempt = 50 * time.Millisecond
 			}
 			g := newGate(t, c)
@@ -232,5 +232,17 @@ func TestAClientWithHalfABodyReachesNoService(t *testing.T) {
 				t.Fatalf("%v counted as gone", n)
 			}
 		})
+	}
+}
+
+// Nor is it the service's fault where the body is streamed to it.
+func TestAMalformedBodyIsTheClientsFault(t *testing.T) {
+	b := newBackend(t, says(ok("x")))
+	g := newGate(t, settings(b.address))
+	if got := g.raw("POST /post HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n"); got != 400 {
+		t.Fatal(got)
+	}
+	if g.metric("tollgate_pyproxy_attempts_total", "outcome", "malformed") != 1 || b.calls.Load() != 0 {
+		t.Fatal("not counted as the client's")
 	}
 }

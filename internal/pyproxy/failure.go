@@ -26,6 +26,7 @@ const (
 	causeClientGone       // the client went away
 	causeClientSlow       // the client did not send its body in time
 	causeTooLarge         // the client sent more than the route takes
+	causeMalformed        // what the client sent is no body
 	causeCircuit          // not sent: circuit open
 	causeOverload         // not sent: concurrency limit
 	causes                // how many there are
@@ -33,7 +34,7 @@ const (
 
 // String is the cause as metrics and spans show it.
 func (c cause) String() string {
-	return [causes]string{"ok", "error_status", "throttled", "connect", "timeout", "broken", "body", "client_gone", "client_slow", "too_large", "circuit_open", "overload"}[c]
+	return [causes]string{"ok", "error_status", "throttled", "connect", "timeout", "broken", "body", "client_gone", "client_slow", "too_large", "malformed", "circuit_open", "overload"}[c]
 }
 
 // outcome is what the breaker is told.
@@ -95,7 +96,7 @@ func classify(client, ctx context.Context, err error, body *requestBody) cause {
 		}
 		return causeTimeout
 	case body.failed() != nil:
-		return causeClientGone
+		return clientCause(body.failed())
 	case errors.As(err, &dns), errors.As(err, &op) && op.Op == "dial":
 		return causeConnect
 	default:

@@ -124,9 +124,14 @@ func (p *setup) answerFailure(rt *route) func(http.ResponseWriter, *http.Request
 		}
 		w.Header().Set(cacheStatus, missed(rt.Cache != nil))
 		service := "the " + rt.Upstream + " service "
+		if f.cause == causeMalformed && r.Context().Err() != nil {
+			f.cause = causeClientGone
+		}
 		switch f.cause {
 		case causeClientGone:
 			w.WriteHeader(statusClientGone)
+		case causeMalformed:
+			writeProblem(w, r, http.StatusBadRequest, "request_malformed", "the request body is not what its headers say")
 		case causeClientSlow:
 			w.Header().Set("Connection", "close")
 			_ = http.NewResponseController(w).SetReadDeadline(time.Now()) // the server would wait for the rest before it answers
