@@ -105,7 +105,15 @@ func (w *Watch) tell(ctx context.Context, r *Rules, s *Sighting, o *Observation,
 	for i, signal := range v.Signals {
 		codes[i] = string(signal.Code)
 	}
-	event.key = digest(s.User, 'e', s.Session, strings.Join(codes, ","), event.Range, o.Device, v.Action.String())
+	// It is the same again where what its signals are about is: hopping from network to network is told once.
+	var where, device string
+	if v.raised(ImpossibleTravel, ConcurrentUse, NewCountry, NewNetwork, FailedVerifications, Anonymiser) {
+		where = event.Range
+	}
+	if v.raised(NewDevice) {
+		device = o.Device
+	}
+	event.key = digest(s.User, 'e', s.Session, strings.Join(codes, ","), where, device, v.Action.String())
 	if event.key == e.key {
 		return nil
 	}

@@ -87,3 +87,16 @@ func TestAgentsMadeUp(t *testing.T) {
 	}
 	w.expect("somebody else, as before", sighting(0, berlin, token("t2"), func(s *Sighting) { s.User = "bob" }), "", None)
 }
+
+// Hopping from network to network is one event, and not one for each network.
+func TestHoppingIsToldOnce(t *testing.T) {
+	w := newWatch(t, NewMemory(), nil)
+	for i := range 25 {
+		w.Observe(t.Context(), sighting(0, "10.0."+strconv.Itoa(i)+".1"))
+	}
+	w.idle()
+	events, err := w.Events(t.Context(), "ada")
+	if err != nil || len(events) != 1 || events[0].Signals[0].Code != ManyAddresses {
+		t.Errorf("%+v, %v", events, err)
+	}
+}

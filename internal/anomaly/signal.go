@@ -131,3 +131,8 @@ type Verdict struct {
 	// Settled is true where signals were set aside because the user has just proved who they are.
 	Settled bool
 }
+
+// raised says whether any of the signals was.
+func (v *Verdict) raised(codes ...Code) bool {
+	return slices.ContainsFunc(v.Signals, func(s Signal) bool { return slices.Contains(codes, s.Code) })
+}
