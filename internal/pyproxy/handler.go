@@ -182,6 +182,7 @@ func writeProblem(w http.ResponseWriter, r *http.Request, status int, code, deta
 type recorder struct {
 	http.ResponseWriter
 	status  int
+	left    int64 // of the body's length, where it has one
 	within  time.Duration
 	bounded bool
 	done    func() // called before the client hears of success; may be nil
@@ -192,9 +193,13 @@ func (r *recorder) WriteHeader(status int) {
 	if status >= 200 || status == http.StatusSwitchingProtocols {
 		r.status = status
 	}
-	if h := r.Header(); status >= 200 && !fits(h) && !isEventStream(h) {
-		r.bounded = true
-		r.bound(time.Now().Add(r.within))
+	if status >= 200 {
+		n, err := strconv.ParseInt(r.Header().Get("Content-Length"), 10, 64)
+		r.left = n
+		if (err != nil || n > buffered) && !isEventStream(r.Header()) {
+			r.bounded = true
+			r.bound(time.Now().Add(r.within))
+		}
 	}
 	if r.done != nil && status >= 200 && status < 400 {
 		r.done()
@@ -202,11 +207,17 @@ func (r *recorder) WriteHeader(status int) {
 	r.ResponseWriter.WriteHeader(status)
 }
 
-// fits says whether an answer is too small to block: socket buffers take it.
-func fits(h http.Header) bool {
-	const buffered = 16 << 10
-	n, err := strconv.ParseUint(h.Get("Content-Length"), 10, 63)
-	return err == nil && n <= buffered
+// buffered is the size of an answer that cannot block: socket buffers take it.
+const buffered = 16 << 10
+
+// Write passes on what has come; more is waited for, so it must not be. Of answers
+// without a length ReverseProxy takes the same care.
+func (r *recorder) Write(p []byte) (int, error) {
+	n, err := r.ResponseWriter.Write(p)
+	if r.left -= int64(n); r.left > 0 && err == nil {
+		_ = http.NewResponseController(r.ResponseWriter).Flush() // the next Write says what is wrong
+	}
+	return n, err
 }
 
 // bound sets the deadline of writes; a connection that has none is left without.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -196,5 +197,32 @@ func TestCompressionIsLeftAlone(t *testing.T) {
 	r := g.do("GET", "/get", "", "Accept-Encoding", "gzip")
 	if r.body != "\x1f\x8bnot really" || r.header.Get("Content-Encoding") != "gzip" {
 		t.Fatalf("%+v", r)
+	}
+}
+
+// An answer of known length streams too: what has come is passed on.
+func TestHalfAnAnswerIsNotHeldBack(t *testing.T) {
+	release := make(chan struct{})
+	let := sync.OnceFunc(func() { close(release) })
+	defer let()
+	b := newBackend(t, func(c net.Conn, _ *http.Request, _ int64) bool {
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha")
+		<-release
+		io.WriteString(c, "lf")
+		return true
+	})
+	g := newGate(t, settings(b.address))
+	resp, err := g.client.Get(g.url + "/get")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	half := make([]byte, 2)
+	if _, err := io.ReadFull(resp.Body, half); err != nil || string(half) != "ha" {
+		t.Fatalf("%q %v", half, err)
+	}
+	let()
+	if rest, err := io.ReadAll(resp.Body); err != nil || string(rest) != "lf" {
+		t.Fatalf("%q %v", rest, err)
 	}
 }
