@@ -114,6 +114,10 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		Decider: g, Headers: c.Headers, TokenHeader: c.Tokens.Sources.Header, PayloadKey: c.JWTAuthn.PayloadKey, PlaceHeaders: c.Anomaly.Headers,
 		LimitHeaders: c.Limits.Headers, MeasureAll: measure.all,
 	})
+	rt.OnReload("headers that say where clients are", func(context.Context) (func(), error) {
+		next, err := config.Load(rt.ConfigFile, rt.Environ, defaults())
+		return func() { server.UsePlaceHeaders(next.Anomaly.Headers) }, err
+	})
 	outcomes := accesslog.New(rt.Metrics, measure)
 	rt.OnStop(outcomes.Stop)
 	err = rt.ServeGRPC("grpc", c.GRPC.Listen, func(g *grpc.Server) {

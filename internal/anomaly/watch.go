@@ -146,7 +146,7 @@ func NewWatch(c Config, o Options) (*Watch, error) {
 	return w, register(o.Metrics, w.metrics.collectors()...)
 }
 
-// Prepare makes ready to judge by another configuration; use puts it into force. Places and Headers are not the watch's.
+// Prepare makes ready to judge by another configuration; use puts it into force. Places and Headers are for others.
 //
 // Scores that are known lead to the new actions at once; by the new weights and thresholds a request is judged when it
 // comes again.

@@ -19,6 +19,7 @@ import (
 	"encoding/hex"
 	"math/rand/v2"
 	"net/http"
+	"sync/atomic"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
@@ -60,7 +61,7 @@ type Options struct {
 type Server struct {
 	decider    Decider
 	names      HeadersConfig
-	wanted     *headerNames
+	wanted     atomic.Pointer[headerNames]
 	payloadKey string
 
 	limitHeaders bool
@@ -70,13 +71,22 @@ type Server struct {
 // New makes a server.
 func New(o Options) *Server {
 	s := &Server{
-		decider: o.Decider, names: o.Headers, wanted: newHeaderNames(o.TokenHeader, o.PlaceHeaders, o.Headers), payloadKey: o.PayloadKey,
+		decider: o.Decider, names: o.Headers, payloadKey: o.PayloadKey,
 		limitHeaders: o.LimitHeaders, measureAll: o.MeasureAll,
 	}
+	s.wanted.Store(newHeaderNames(o.TokenHeader, o.PlaceHeaders, o.Headers))
 	if s.measureAll == nil {
 		s.measureAll = func() bool { return false }
 	}
 	return s
+}
+
+// UsePlaceHeaders changes the headers that say where the client is.
+func (s *Server) UsePlaceHeaders(c anomaly.PlaceHeadersConfig) {
+	next := *s.wanted.Load()
+	next.place = c
+	next.any = next.some()
+	s.wanted.Store(&next)
 }
 
 const service = "envoy.service.auth.v3.Authorization"
@@ -101,7 +111,7 @@ func ServerOptions() []grpc.ServerOption {
 func (s *Server) check(ctx context.Context, req *checkRequest) (any, error) {
 	var a attributes
 	var r gate.Request // a message that cannot be read is a request without parts
-	if a.parse(req.data, s.wanted) {
+	if a.parse(req.data, s.wanted.Load()) {
 		r = s.request(&a)
 	}
 	o := s.decider.Decide(ctx, &r)
@@ -130,7 +140,7 @@ func (s *Server) request(a *attributes) gate.Request {
 // headers are lower case.
 func (s *Server) Request(method, host, path string, headers map[string]string) gate.Request {
 	a := attributes{method: method, host: host, path: path}
-	p := parser{attributes: &a, names: s.wanted}
+	p := parser{attributes: &a, names: s.wanted.Load()}
 	for name, value := range headers {
 		if to := p.header(name); to != nil {
 			*to = value

@@ -336,6 +336,25 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+// The headers that say where the client is may change; the others stay.
+func TestPlaceHeadersAreReplaced(t *testing.T) {
+	var got gate.Request
+	s := New(Options{Headers: DefaultHeaders(), TokenHeader: "x-token", Decider: decide(func(r *gate.Request) gate.Outcome {
+		got = *r
+		return gate.Outcome{}
+	})})
+	r := envoyRequest(map[string]string{"x-token": "t", "x-country": "DE", "x-land": "FR"}, "")
+	for country, c := range map[string]anomaly.PlaceHeadersConfig{"": {}, "DE": {Country: "x-country"}, "FR": {Country: "x-land"}} {
+		s.UsePlaceHeaders(c)
+		if check(t, s, r); got.Place.Country != country || got.Header != "t" {
+			t.Errorf("%+v: %+v", c, got)
+		}
+		if described := s.Request("GET", "h", "/", map[string]string{"x-token": "t", "x-country": "DE", "x-land": "FR"}); described.Place.Country != country || described.Header != "t" {
+			t.Errorf("described, %+v: %+v", c, described)
+		}
+	}
+}
+
 func TestHeadersConfig(t *testing.T) {
 	if _, err := config.Decode("x.yaml", []byte("user_id: x-uid\nflag_prefix: x-ff-"), DefaultHeaders()); err != nil {
 		t.Error(err)

@@ -111,8 +111,13 @@ func newHeaderNames(token string, place anomaly.PlaceHeadersConfig, h HeadersCon
 	if h.Baggage.on() {
 		n.baggage = baggageHeader
 	}
-	n.any = *n != headerNames{}
+	n.any = n.some()
 	return n
+}
+
+// some says whether any header is named.
+func (n *headerNames) some() bool {
+	return n.token+n.visitor+n.baggage != "" || n.place != anomaly.PlaceHeadersConfig{}
 }
 
 // parser walks a CheckRequest. Each of its steps handles the fields of one
