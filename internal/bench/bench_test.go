@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -18,6 +19,7 @@ import (
 	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 
 	"github.com/tollgate-proxy/tollgate/internal/envoyconf"
+	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
 )
 
 // TestMain lets the test binary be the servers too, as the command is.
@@ -47,11 +49,12 @@ func noopAddr(t *testing.T) string {
 func TestLoadCountsAnswers(t *testing.T) {
 	addr := noopAddr(t)
 	s := &settings{users: 10, tokens: 10, work: t.TempDir()}
-	for _, make := range []func() (*contest, error){s.rls, s.authz} {
-		c, err := make()
-		if err != nil {
-			t.Fatal(err)
-		}
+	contests, err1 := s.rls()
+	more, err2 := s.authz()
+	if err := errors.Join(err1, err2); err != nil || len(contests) != 3 {
+		t.Fatalf("%d contests, %v", len(contests), err)
+	}
+	for _, c := range append(contests, more...) {
 		ctx, cancel := context.WithCancel(t.Context())
 		var r result
 		l := &load{addr: addr, method: c.method, messages: c.messages, conns: 2, inflight: 4, classify: func(m []byte) kind {
@@ -92,9 +95,9 @@ func TestLoadReportsFailures(t *testing.T) {
 	}
 }
 
-func TestRefusals(t *testing.T) {
-	s := &settings{users: 1}
-	c, err := s.rls()
+func TestRLS(t *testing.T) {
+	s := &settings{users: 1, work: t.TempDir()}
+	contests, err := s.rls()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,8 +105,19 @@ func TestRefusals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.classify(over) != refused {
-		t.Error("over the limit counts as passed")
+	for _, c := range contests {
+		if c.classify(over) != refused {
+			t.Errorf("%s: over the limit counts as passed", c.name)
+		}
+		file, _ := strings.CutPrefix(c.env[0], "TOLLGATE_LIMITS_FILES=")
+		rules, err := ratelimit.LoadRules(file)
+		if err != nil || !rules.HasTier("tollgate", "premium") {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	s.work = "/nowhere"
+	if _, err := s.rls(); err == nil {
+		t.Error("rules were written to no folder")
 	}
 }
 

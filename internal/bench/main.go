@@ -34,9 +34,7 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	rlcommon "github.com/envoyproxy/go-control-plane/envoy/extensions/common/ratelimit/v3"
 	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
-	rlsv3 "github.com/envoyproxy/go-control-plane/envoy/service/ratelimit/v3"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tollgate-proxy/tollgate/internal/authn"
@@ -114,12 +112,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	for _, name := range which {
-		var c *contest
+		var contests []*contest
 		switch name {
 		case "rls":
-			c, err = s.rls()
+			contests, err = s.rls()
 		case "authz":
-			c, err = s.authz()
+			contests, err = s.authz()
 		case "e2e", "pyproxy":
 			measure := s.endToEnd
 			if name == "pyproxy" {
@@ -132,11 +130,13 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		default:
 			err = fmt.Errorf("unknown server %q: rls, authz, pyproxy or e2e", name)
 		}
-		if err == nil {
-			err = s.measure(ctx, c)
-		}
 		if err != nil {
 			return err
+		}
+		for _, c := range contests {
+			if err := s.measure(ctx, c); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -165,34 +165,7 @@ type contest struct {
 	refusals bool
 }
 
-func (s *settings) rls() (*contest, error) {
-	c := &contest{
-		name: "ratelimit", binary: "ratelimit", listen: "TOLLGATE_GRPC_LISTEN", others: []string{"TOLLGATE_OPERATIONS_LISTEN"},
-		method: rlsv3.RateLimitService_ShouldRateLimit_FullMethodName, refusals: true,
-		classify: func(m []byte) kind {
-			var a rlsv3.RateLimitResponse
-			if proto.Unmarshal(m, &a) == nil && a.GetOverallCode() == rlsv3.RateLimitResponse_OK {
-				return passed
-			}
-			return refused
-		},
-	}
-	for i := range s.users {
-		e := func(k, v string) *rlcommon.RateLimitDescriptor_Entry {
-			return &rlcommon.RateLimitDescriptor_Entry{Key: k, Value: v}
-		}
-		m, err := proto.Marshal(&rlsv3.RateLimitRequest{Domain: "tollgate", Descriptors: []*rlcommon.RateLimitDescriptor{{
-			Entries: []*rlcommon.RateLimitDescriptor_Entry{e("tier", "premium"), e("user", fmt.Sprintf("user-%06d", i)), e("endpoint", "default")},
-		}}})
-		if err != nil {
-			return nil, err
-		}
-		c.messages = append(c.messages, m)
-	}
-	return c, nil
-}
-
-func (s *settings) authz() (*contest, error) {
+func (s *settings) authz() ([]*contest, error) {
 	key := filepath.Join(s.work, "key.pem")
 	minter, err := authn.NewMinter(key)
 	if err != nil {
@@ -230,7 +203,7 @@ func (s *settings) authz() (*contest, error) {
 		}
 		c.messages = append(c.messages, m)
 	}
-	return c, nil
+	return []*contest{c}, nil
 }
 
 func peer(address string, port uint32) *authv3.AttributeContext_Peer {
@@ -261,11 +234,11 @@ func (s *settings) measure(ctx context.Context, c *contest) error {
 		}
 		base, ours = append(base, b), append(ours, o)
 	}
-	fmt.Fprintf(s.out, "%-18s %10s %10s %10s %8s %8s %8s\n", c.name, "CPU µs/req", "Redis µs", "req/s", "p50 µs", "p99 µs", "refused")
+	fmt.Fprintf(s.out, "%-22s %10s %10s %10s %8s %8s %8s\n", c.name, "CPU µs/req", "Redis µs", "req/s", "p50 µs", "p99 µs", "refused")
 	row := func(name string, f []figures) float64 {
 		m := func(get func(figures) float64) float64 { return median(f, get) }
 		server := m(func(f figures) float64 { return f.server })
-		fmt.Fprintf(s.out, "  %-16s %10.1f %10.1f %10.0f %8.0f %8.0f %7.0f%%\n", name, server,
+		fmt.Fprintf(s.out, "  %-20s %10.1f %10.1f %10.0f %8.0f %8.0f %7.0f%%\n", name, server,
 			m(func(f figures) float64 { return f.redis }), m(func(f figures) float64 { return f.rate }),
 			m(func(f figures) float64 { return float64(f.p50) }), m(func(f figures) float64 { return float64(f.p99) }),
 			100*m(func(f figures) float64 { return f.refused }))

@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"hash/maphash"
+	"slices"
 	"sync"
 	"time"
 )
@@ -10,7 +11,9 @@ import (
 // flood of one user costs the store nothing. A level only rises but for
 // refunds, so a demand that the remembered levels deny would be denied by the
 // store too, until the instant that the levels tell. Refunds and resets by
-// others are seen when a memory ends, after denialAge at the latest.
+// others are seen when a memory ends, after denialAge; one that the store
+// confirms as it was holds twice as long, up to denialAgeMost, so that many who
+// are denied for long do not cost a call each second.
 type denials struct {
 	seed   maphash.Seed
 	shards [denialShards]struct {
@@ -21,14 +24,15 @@ type denials struct {
 }
 
 const (
-	denialShards = 32
-	denialAge    = time.Second
+	denialShards  = 32
+	denialAge     = time.Second
+	denialAgeMost = 4 * time.Second
 )
 
 // denial is what is known of the buckets of one denied demand, by the key of
 // the first.
 type denial struct {
-	until time.Duration // of the limiter's own clock
+	until, age time.Duration // of the limiter's own clock
 	// The store's time is between the limiter's clock plus low and plus high.
 	low, high int64
 	buckets   []remembered
@@ -65,7 +69,7 @@ func (ds *denials) remember(d *Demand, start, end time.Duration) {
 	if head == nil {
 		return
 	}
-	n := &denial{until: end + denialAge, low: d.Now - end.Microseconds(), high: d.Now - start.Microseconds()}
+	n := &denial{age: denialAge, low: d.Now - end.Microseconds(), high: d.Now - start.Microseconds()}
 	denied := false
 	for i := range d.Charges {
 		if c := &d.Charges[i]; !c.Shared {
@@ -79,12 +83,19 @@ func (ds *denials) remember(d *Demand, start, end time.Duration) {
 	s := &ds.shards[maphash.String(ds.seed, head.Key)%denialShards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, known := s.known[head.Key]; !known && len(s.known) >= ds.limit {
+	old := s.known[head.Key]
+	switch {
+	case old == nil && len(s.known) >= ds.limit:
 		for key := range s.known { // Any one; it costs one call to learn again.
 			delete(s.known, key)
 			break
 		}
+	case old != nil && slices.Equal(old.buckets, n.buckets):
+		if n.age = old.age; old.until <= end {
+			n.age = min(2*old.age, denialAgeMost)
+		}
 	}
+	n.until = end + n.age
 	s.known[head.Key] = n
 }
 
@@ -109,12 +120,8 @@ func (ds *denials) decide(d *Demand, at time.Duration) (denied, known bool) {
 	s := &ds.shards[maphash.String(ds.seed, head.Key)%denialShards]
 	s.mu.Lock()
 	n := s.known[head.Key]
-	if n != nil && n.until <= at {
-		delete(s.known, head.Key)
-		n = nil
-	}
 	s.mu.Unlock()
-	if n == nil {
+	if n == nil || n.until <= at {
 		return false, false
 	}
 	latest := at.Microseconds() + n.high

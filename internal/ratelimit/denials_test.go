@@ -98,6 +98,29 @@ func TestDenialsOfOthers(t *testing.T) {
 	}
 }
 
+// TestDenialsThatLast: what the store confirms is asked less often, and a refund
+// through another replica is seen all the same.
+func TestDenialsThatLast(t *testing.T) {
+	l, store := newDenyingLab(t)
+	l.decide(request(of("free", "u", "x").with(10)))
+	before, asked := store.count(), 0
+	for range 50 {
+		l.decide(request(of("free", "u", "x").with(10))) // not before a minute has passed
+		l.clock.advance(time.Second)
+	}
+	if asked = store.count() - before; asked > 15 {
+		t.Errorf("%d calls in 50 s", asked)
+	}
+	other := newLab(t, l.Rules(), func(o *Options) { o.Store = store })
+	refund := of("free", "u", "x").with(10)
+	refund.Refund = true
+	other.decide(request(refund))
+	l.clock.advance(denialAgeMost)
+	if got := l.decide(request(of("free", "u", "x").with(10))); !got.Allowed {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestDenialsAreBounded(t *testing.T) {
 	ds := newDenials(denialShards * 2)
 	for i := range 10_000 {

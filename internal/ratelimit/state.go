@@ -50,8 +50,8 @@ func (p *plan) states() []State {
 }
 
 // Reset makes the subject's buckets full that a descriptor with these entries
-// meets; the system's stay. Other processes may deny from memory for up to a
-// second more.
+// meets; the system's stay. Other processes may deny from memory for up to
+// four seconds more.
 func (l *Limiter) Reset(ctx context.Context, name string, entries []Entry) error {
 	p, err := l.inspect(name, entries)
 	if err != nil {
