@@ -103,12 +103,12 @@ func TestDenialsOfOthers(t *testing.T) {
 func TestDenialsThatLast(t *testing.T) {
 	l, store := newDenyingLab(t)
 	l.decide(request(of("free", "u", "x").with(10)))
-	before, asked := store.count(), 0
+	before := store.count()
 	for range 50 {
 		l.decide(request(of("free", "u", "x").with(10))) // not before a minute has passed
 		l.clock.advance(time.Second)
 	}
-	if asked = store.count() - before; asked > 15 {
+	if asked := store.count() - before; asked > 15 {
 		t.Errorf("%d calls in 50 s", asked)
 	}
 	other := newLab(t, l.Rules(), func(o *Options) { o.Store = store })
