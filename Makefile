@@ -84,7 +84,7 @@ test-e2e: build $(ENVOY) $(OFREP) $(SERVICES_VENV) redis ## end-to-end tests: re
 	@$(GO) test -count=1 -timeout 20m ./internal/e2e/...
 
 .PHONY: bench
-bench: build redis ## CPU per request of each server, beside one that does nothing; BENCH="-seconds 10 rls"
+bench: build redis ## CPU per request of each server, beside one that does nothing; BENCH="-window 10s rls"
 	@$(GO) run ./internal/bench -bin bin $(BENCH)
 	@echo "one Check outside gRPC: at most 6 µs and 30 allocations"
 	@$(GO) test ./internal/extauthz -run '^$$' -bench '^BenchmarkWholeCheck$$' -benchtime 2s -count 3

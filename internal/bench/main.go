@@ -89,7 +89,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	which := flags.Args()
 	if len(which) == 0 {
-		which = []string{"rls", "authz"}
+		which = []string{"rls", "authz", "pyproxy"}
 	}
 	if runtime.NumCPU() < 2 {
 		return errors.New("two processors are needed: one for the server, one for the load")
