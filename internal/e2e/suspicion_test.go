@@ -3,6 +3,7 @@ package e2e
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,7 +19,9 @@ func testReloadSuspicions(t *testing.T, s *system) {
 	}
 	s.want(t, http.StatusOK, with("browser/1", "/orders"))
 	s.want(t, http.StatusOK, with("script/1", "/orders")) // the audit mode
-	t.Run("deny", func(t *testing.T) {
+	// until puts actions into force for the rest of the test.
+	until := func(t *testing.T, actions ...any) {
+		t.Helper()
 		before := s.reloads(t, stack.AuthzOperations, "done")
 		replace(t, s.config(stack.Authz), func(old string) string {
 			changed, err := editYAML([]byte(old), func(root map[string]any) error {
@@ -26,8 +29,7 @@ func testReloadSuspicions(t *testing.T, s *system) {
 				if !ok {
 					return errors.New("no section anomaly")
 				}
-				section["actions"] = []any{map[string]any{"score": 1, "action": "deny"}}
-				section["wait"] = "500ms"
+				section["actions"], section["wait"] = actions, "500ms"
 				return nil
 			})
 			if err != nil {
@@ -36,9 +38,32 @@ func testReloadSuspicions(t *testing.T, s *system) {
 			return string(changed)
 		})
 		s.awaitReload(t, stack.AuthzOperations, "done", before)
+	}
+	t.Run("tell the backend", func(t *testing.T) {
+		until(t, map[string]any{"score": 1, "action": "header"})
+		forged := http.Header{"User-Agent": {"script/1"}, "X-Risk-Score": {"1"}, "X-Risk-Reasons": {"nothing"}}
+		seen := s.want(t, http.StatusOK, ask{path: "/orders", token: token, header: forged}).seen(t)
+		if score, reasons := seen.Headers["X-Risk-Score"], seen.Headers["X-Risk-Reasons"]; !slices.Equal(score, []string{"15"}) || !slices.Equal(reasons, []string{"new_device"}) {
+			t.Errorf("the backend saw the score %q for %q", score, reasons)
+		}
+		forged["User-Agent"] = []string{"browser/1"}
+		seen = s.want(t, http.StatusOK, ask{path: "/orders", token: token, header: forged}).seen(t)
+		if seen.Headers["X-Risk-Score"] != nil || seen.Headers["X-Risk-Reasons"] != nil {
+			t.Errorf("the backend saw a risk where none is: %v", seen.Headers)
+		}
+	})
+	t.Run("deny", func(t *testing.T) {
+		until(t, map[string]any{"score": 1, "action": "deny"})
 		s.want(t, http.StatusOK, with("browser/1", "/orders"))
 		s.refused(t, http.StatusForbidden, "risk_denied", with("script/1", "/orders"))
 		s.refused(t, http.StatusForbidden, "risk_denied", with("another/1", "/orders"))
+	})
+	t.Run("challenge", func(t *testing.T) {
+		until(t, map[string]any{"score": 1, "action": "step_up"})
+		a := s.refused(t, http.StatusUnauthorized, "step_up_required", with("third/1", "/orders"))
+		if c := a.header.Get("Www-Authenticate"); !strings.Contains(c, `error="insufficient_user_authentication"`) {
+			t.Errorf("challenged with %s", c)
+		}
 	})
 	await(t, "the audit mode to return", func() error {
 		return wrong(s.do(t, with("script/1", "/orders")).status, http.StatusOK)
