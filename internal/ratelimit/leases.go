@@ -249,6 +249,27 @@ func (ls *leases) told(d *Demand, i int) {
 	}
 }
 
+// holds is what is held of a bucket.
+func (ls *leases) holds(key string, at time.Duration) int64 {
+	s := ls.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.known[key]; l != nil {
+		return l.valid(at)
+	}
+	return 0
+}
+
+// drop loses what is held of a bucket that is made full.
+func (ls *leases) drop(key string) {
+	s := ls.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.known[key]; l != nil {
+		l.held, l.size = 0, 0
+	}
+}
+
 // sweep returns demands that give back what was not used in time, all of it
 // where the end has come, and forgets buckets that nobody asks for.
 func (ls *leases) sweep(at time.Duration, end bool) []*Demand {

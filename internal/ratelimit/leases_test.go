@@ -99,6 +99,55 @@ func TestUnusedLeasesGoBack(t *testing.T) {
 	}
 }
 
+// Who looks at a bucket sees what is held of it as left, and a reset gives no
+// more than a full bucket.
+func TestLeasesAndState(t *testing.T) {
+	l, _ := newLeasingLab(t, large)
+	remaining := func() (user, system uint32) {
+		t.Helper()
+		states, err := l.State(t.Context(), "tollgate", of("a", "u", "x").Entries)
+		if err != nil || len(states) != 2 {
+			t.Fatalf("%+v, %v", states, err)
+		}
+		return states[0].Remaining, states[1].Remaining
+	}
+	for range 100 {
+		l.decide(request(of("a", "u", "x")))
+	}
+	if u, s := remaining(); u != 4900 || s != 19900 {
+		t.Errorf("%d and %d left, want 4900 and 19900", u, s)
+	}
+	if err := l.Reset(t.Context(), "tollgate", of("a", "u", "x").Entries); err != nil {
+		t.Fatal(err)
+	}
+	if u, s := remaining(); u != 5000 || s != 19900 {
+		t.Errorf("%d and %d left after a reset", u, s)
+	}
+	granted := 0
+	for l.decide(request(of("a", "u", "x"))).Allowed {
+		granted++
+	}
+	if granted != 5000 {
+		t.Errorf("granted %d after a reset", granted)
+	}
+}
+
+// TestLeasesAreBounded meets more buckets than there is room for.
+func TestLeasesAreBounded(t *testing.T) {
+	ls := newLeases(time.Second, leaseShards*4, func() int64 { return 1 })
+	for i := range 10_000 {
+		c := Charge{Key: fmt.Sprint(i), Interval: 1, Capacity: 1e6, Need: 1, Cost: 1}
+		ls.claim(&c, &claim{}, 0)
+	}
+	n := 0
+	for i := range ls.shards {
+		n += len(ls.shards[i].known)
+	}
+	if n == 0 || n > leaseShards*4 {
+		t.Errorf("%d are remembered", n)
+	}
+}
+
 func TestLeasesAreLeftAloneNearTheLimit(t *testing.T) {
 	l, _ := newLeasingLab(t, `domain: tollgate
 tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{unit: year, requests_per_unit: 63, path: leased}, {unit: month, requests_per_unit: 30000, path: exact}]}]}`)

@@ -24,7 +24,7 @@ var ErrUnknown = errors.New("no rule limits this")
 
 // State tells what the buckets hold that a descriptor with these entries
 // meets, without charging any: the subject's, then the system's. Tokens that
-// replicas took in advance count as used. It asks the shared store.
+// other replicas took in advance count as used. It asks the shared store.
 func (l *Limiter) State(ctx context.Context, name string, entries []Entry) ([]State, error) {
 	p, err := l.inspect(name, entries)
 	if err != nil {
@@ -33,6 +33,15 @@ func (l *Limiter) State(ctx context.Context, name string, entries []Entry) ([]St
 	defer p.release()
 	if err := l.store.Take(ctx, p.active); err != nil {
 		return nil, err
+	}
+	if l.leases != nil {
+		for _, d := range p.active {
+			for i := range d.Charges {
+				c := &d.Charges[i]
+				c.Level -= l.leases.holds(c.Key, l.now().Sub(l.began))
+				c.present(d.Now)
+			}
+		}
 	}
 	return p.states(), nil
 }
@@ -51,7 +60,7 @@ func (p *plan) states() []State {
 
 // Reset makes the subject's buckets full that a descriptor with these entries
 // meets; the system's stay. Other processes may deny from memory for up to
-// four seconds more.
+// four seconds more, and may still hand out what they took in advance.
 func (l *Limiter) Reset(ctx context.Context, name string, entries []Entry) error {
 	p, err := l.inspect(name, entries)
 	if err != nil {
@@ -66,6 +75,11 @@ func (l *Limiter) Reset(ctx context.Context, name string, entries []Entry) error
 	}
 	if err := l.store.Take(ctx, p.active); err != nil {
 		return err
+	}
+	for i := range d.Charges {
+		if c := &d.Charges[i]; l.leases != nil && !c.Shared {
+			l.leases.drop(c.Key)
+		}
 	}
 	if l.denials != nil {
 		l.denials.forget(d)
