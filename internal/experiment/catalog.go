@@ -2,19 +2,18 @@ package experiment
 
 import (
 	"context"
-	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
+	"github.com/tollgate-proxy/tollgate/internal/versioned"
 )
 
 // Errors of the catalog. What wraps none of them is Redis's answer.
@@ -29,7 +28,7 @@ var (
 
 const (
 	// MaxHistory is how many changes of an experiment are kept.
-	MaxHistory = 200
+	MaxHistory = versioned.MaxHistory
 	// MaxExperiments bounds the stored experiments, MaxRunning those that are not
 	// stopped: each costs a little on every request.
 	MaxExperiments = 1000
@@ -39,19 +38,7 @@ const (
 
 	changeAttempts = 32
 
-	catalogRoot   = redisconn.Prefix + "experiment:{experiments}:"
-	keyRecords    = catalogRoot + "definitions"
-	keyRevisions  = catalogRoot + "revisions"
-	keySetVersion = catalogRoot + "version"
-	keyHistory    = catalogRoot + "history:"
-	noticeChannel = catalogRoot + "changed"
-)
-
-var (
-	//go:embed lua/define.lua
-	defineSource string
-	//go:embed lua/list.lua
-	listSource string
+	catalogRoot = redisconn.Prefix + "experiment:{experiments}:"
 )
 
 // Record is a stored experiment.
@@ -116,59 +103,27 @@ func find(records []Record, key string) *Record {
 // processes too: every change is one atomic script, against the version of the
 // whole set that it was checked with.
 type Catalog struct {
-	rdb          redis.UniversalClient
-	list, define *redis.Script
-	now          func() time.Time
+	rdb       redis.UniversalClient
+	documents *versioned.Store
+	now       func() time.Time
 }
 
 // NewCatalog makes a catalog on a client; now stamps changes.
 func NewCatalog(rdb redis.UniversalClient, now func() time.Time) *Catalog {
-	return &Catalog{rdb: rdb, list: redis.NewScript(listSource), define: redis.NewScript(defineSource), now: now}
+	return &Catalog{rdb: rdb, documents: versioned.New(rdb, catalogRoot), now: now}
 }
 
 // List reads every experiment at one moment.
 func (c *Catalog) List(ctx context.Context) (Snapshot, error) {
-	answer, err := c.list.Run(ctx, c.rdb, []string{keyRecords, keyRevisions, keySetVersion}).Slice()
+	set, err := c.documents.Read(ctx)
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("read experiments: %w", err)
 	}
-	s, err := parseSnapshot(answer)
-	if err != nil {
-		return Snapshot{}, fmt.Errorf("read experiments: %w", err)
-	}
+	s := Snapshot{Version: set.Version, Broken: map[string]error{}, revisions: set.Versions}
 	now := c.now()
-	for i := range s.Records {
-		s.Records[i].State = s.Records[i].Definition.StateAt(now)
-	}
-	return s, nil
-}
-
-func parseSnapshot(answer []any) (Snapshot, error) {
-	s := Snapshot{Broken: map[string]error{}, revisions: map[string]int64{}}
-	if len(answer) != 3 {
-		return s, fmt.Errorf("answer of %d parts", len(answer))
-	}
-	text, _ := answer[0].(string)
-	var err error
-	if s.Version, err = strconv.ParseInt(text, 10, 64); err != nil {
-		return s, fmt.Errorf("version of experiments: %w", err)
-	}
-	records, err := hashOf(answer[1])
-	if err != nil {
-		return s, err
-	}
-	revisions, err := hashOf(answer[2])
-	if err != nil {
-		return s, err
-	}
-	for key, text := range revisions {
-		if s.revisions[key], err = strconv.ParseInt(text, 10, 64); err != nil {
-			return s, fmt.Errorf("revision of %s: %w", key, err)
-		}
-	}
-	for _, key := range slices.Sorted(maps.Keys(records)) {
+	for _, key := range slices.Sorted(maps.Keys(set.Documents)) {
 		var r Record
-		err := json.Unmarshal([]byte(records[key]), &r)
+		err := json.Unmarshal([]byte(set.Documents[key]), &r)
 		if err == nil {
 			err = r.Definition.Validate()
 		}
@@ -179,6 +134,7 @@ func parseSnapshot(answer []any) (Snapshot, error) {
 			s.Broken[key] = fmt.Errorf("stored experiment %s: %w", key, err)
 			continue
 		}
+		r.State = r.Definition.StateAt(now)
 		s.Records = append(s.Records, r)
 	}
 	return s, nil
@@ -198,8 +154,8 @@ func (c *Catalog) Get(ctx context.Context, key string) (Record, error) {
 
 // Version reads the set's version alone.
 func (c *Catalog) Version(ctx context.Context) (int64, error) {
-	version, err := c.rdb.Get(ctx, keySetVersion).Int64()
-	if err != nil && !errors.Is(err, redis.Nil) {
+	version, err := c.documents.Version(ctx)
+	if err != nil {
 		return 0, fmt.Errorf("read version of experiments: %w", err)
 	}
 	return version, nil
@@ -280,15 +236,9 @@ func (c *Catalog) Delete(ctx context.Context, key string, by Change) error {
 
 // History reads the changes of an experiment, the newest first, at most limit.
 func (c *Catalog) History(ctx context.Context, key string, limit int) ([]Entry, error) {
-	lines, err := c.rdb.LRange(ctx, keyHistory+redisconn.Escape(key), 0, int64(limit)-1).Result()
+	entries, err := versioned.History[Entry](ctx, c.documents, key, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read history of experiment %q: %w", key, err)
-	}
-	entries := make([]Entry, len(lines))
-	for i, line := range lines {
-		if err := json.Unmarshal([]byte(line), &entries[i]); err != nil {
-			return nil, fmt.Errorf("history of experiment %q: %w", key, err)
-		}
 	}
 	return entries, nil
 }
@@ -393,33 +343,30 @@ type writing struct {
 	next   *Definition // nil deletes
 }
 
-// write runs the script for one or more experiments.
+// write writes one or more experiments.
 func (c *Catalog) write(ctx context.Context, expect int64, action, reason string, all map[string]writing) (bool, error) {
-	keys := []string{keyRecords, keyRevisions, keySetVersion}
-	args := []any{strconv.FormatInt(expect, 10), MaxHistory, noticeChannel}
-	for _, key := range slices.Sorted(maps.Keys(all)) {
-		w := all[key]
-		record := []byte{}
+	writes := make(map[string]versioned.Write, len(all))
+	for key, w := range all {
+		write := versioned.Write{Version: w.record.Revision}
 		var err error
 		if w.next != nil {
-			if record, err = json.Marshal(w.record); err != nil {
+			if write.Document, err = json.Marshal(w.record); err != nil {
 				return false, fmt.Errorf("encode experiment %q: %w", key, err)
 			}
 		}
-		entry, err := json.Marshal(Entry{
+		write.Entry, err = json.Marshal(Entry{
 			Revision: w.record.Revision, At: w.record.Updated, Actor: w.record.UpdatedBy, Action: action, Reason: reason, Definition: w.next,
 		})
 		if err != nil {
 			return false, fmt.Errorf("encode history of experiment %q: %w", key, err)
 		}
-		keys = append(keys, keyHistory+redisconn.Escape(key))
-		args = append(args, key, w.record.Revision, record, entry)
+		writes[key] = write
 	}
-	written, err := c.define.Run(ctx, c.rdb, keys, args...).Int64()
+	written, err := c.documents.Write(ctx, expect, writes)
 	if err != nil {
 		return false, fmt.Errorf("write experiments: %w", err)
 	}
-	return written == 1, nil
+	return written, nil
 }
 
 // restore writes back what a Redis that has forgotten everything held before.

@@ -185,7 +185,7 @@ func TestWatcher(t *testing.T) {
 		w.Wake()
 		eventually(t, "a live experiment", func() bool { return len(w.Current().Live()) == 1 })
 		// What a newer release has written does not take away what is known.
-		if err := rdb.HSet(t.Context(), keyRecords, "checkout", "{").Err(); err != nil {
+		if err := rdb.HSet(t.Context(), catalogRoot+"definitions", "checkout", "{").Err(); err != nil {
 			t.Fatal(err)
 		}
 		other := valid()

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tollgate-proxy/tollgate/internal/versioned"
 )
 
 const (
@@ -85,7 +87,7 @@ func newSet(version int64, records []Record, now time.Time) *Set {
 type Watcher struct {
 	options WatcherOptions
 	current atomic.Pointer[Set]
-	wake    chan struct{}
+	follow  *versioned.Follower
 	away    bool // only Run's goroutine uses it
 }
 
@@ -100,7 +102,7 @@ func NewWatcher(o WatcherOptions) (*Watcher, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	w := &Watcher{options: o, wake: make(chan struct{}, 1)}
+	w := &Watcher{options: o, follow: versioned.NewFollower(o.Poll)}
 	w.current.Store(newSet(-1, nil, o.Now()))
 	if o.Metrics == nil {
 		return w, nil
@@ -124,32 +126,12 @@ func (w *Watcher) running() float64 {
 func (w *Watcher) Current() *Set { return w.current.Load() }
 
 // Wake reads the catalog soon, without waiting for a notice.
-func (w *Watcher) Wake() {
-	select {
-	case w.wake <- struct{}{}:
-	default: // a read is due already
-	}
-}
+func (w *Watcher) Wake() { w.follow.Wake() }
 
 // Run follows the catalog until the context ends. Redis may be down at any time.
 func (w *Watcher) Run(ctx context.Context) error {
-	notices := w.options.Catalog.rdb.Subscribe(ctx, noticeChannel)
-	defer func() { _ = notices.Close() }() // the connection goes with the process
-	poll := time.NewTicker(w.options.Poll)
-	defer poll.Stop()
-	// Also a (re)established subscription is a message: what changed while there
-	// was none is read then.
-	messages := notices.ChannelWithSubscriptions()
-	for {
-		w.sync(ctx)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-w.wake:
-		case <-messages:
-		case <-poll.C:
-		}
-	}
+	w.follow.Run(ctx, w.options.Catalog.documents, w.sync)
+	return nil
 }
 
 func (w *Watcher) sync(ctx context.Context) {

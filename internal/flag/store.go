@@ -2,7 +2,6 @@ package flag
 
 import (
 	"context"
-	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/tollgate-proxy/tollgate/internal/config"
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
+	"github.com/tollgate-proxy/tollgate/internal/versioned"
 )
 
 // Errors of the store. What wraps none of them is Redis's answer, or
@@ -28,29 +28,15 @@ var (
 
 const (
 	// MaxHistory is how many changes of a flag are kept.
-	MaxHistory = 200
+	MaxHistory = versioned.MaxHistory
 	// attempts at writing while others write other flags.
 	attempts = 32
 	// AnyVersion as a Change's Expect changes whatever is there.
 	AnyVersion int64 = -1
 )
 
-// keys share a hash tag: one script writes them all.
-const (
-	keyRoot        = redisconn.Prefix + "flag:{flags}:"
-	keyDefinitions = keyRoot + "definitions"
-	keyVersions    = keyRoot + "versions"
-	keyVersion     = keyRoot + "version"
-	keyHistory     = keyRoot + "history:"
-	noticeChannel  = keyRoot + "changed"
-)
-
-var (
-	//go:embed lua/read.lua
-	readSource string
-	//go:embed lua/write.lua
-	writeSource string
-)
+// keyRoot begins the store's keys.
+const keyRoot = redisconn.Prefix + "flag:{flags}:"
 
 // Record is a stored definition.
 type Record struct {
@@ -91,6 +77,8 @@ type Snapshot struct {
 	Records []Record
 	// Broken are stored flags that this program cannot read.
 	Broken map[string]error
+
+	versions map[string]int64 // of flags that are gone, too
 }
 
 // Definitions are the snapshot's flags.
@@ -119,9 +107,9 @@ func (s *Snapshot) find(key string) *Record {
 	return &s.Records[i]
 }
 
-// stored is a record's JSON, but for the version that the script puts before.
+// stored is a record's JSON.
 type stored struct {
-	Version    int64           `json:"version,omitempty"`
+	Version    int64           `json:"version"`
 	Updated    time.Time       `json:"updated"`
 	UpdatedBy  string          `json:"updated_by"`
 	Definition json.RawMessage `json:"definition"`
@@ -131,30 +119,24 @@ type stored struct {
 // processes too: every change is one atomic script, against the version of the
 // whole set that it was checked with.
 type Store struct {
-	rdb   redis.UniversalClient
-	read  *redis.Script
-	write *redis.Script
-	now   func() time.Time
+	documents *versioned.Store
+	now       func() time.Time
 }
 
 // NewStore makes a store on a client; now stamps changes.
 func NewStore(rdb redis.UniversalClient, now func() time.Time) *Store {
-	return &Store{rdb: rdb, read: redis.NewScript(readSource), write: redis.NewScript(writeSource), now: now}
+	return &Store{documents: versioned.New(rdb, keyRoot), now: now}
 }
 
 // List reads every flag at one moment.
 func (s *Store) List(ctx context.Context) (Snapshot, error) {
-	answer, err := s.read.Run(ctx, s.rdb, []string{keyDefinitions, keyVersion}).Slice()
+	set, err := s.documents.Read(ctx)
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("read flags: %w", err)
 	}
-	version, all, err := parseAnswer(answer)
-	if err != nil {
-		return Snapshot{}, fmt.Errorf("read flags: %w", err)
-	}
-	snapshot := Snapshot{Version: version, Broken: map[string]error{}}
-	for _, key := range slices.Sorted(maps.Keys(all)) {
-		r, err := parseRecord(key, []byte(all[key]))
+	snapshot := Snapshot{Version: set.Version, Broken: map[string]error{}, versions: set.Versions}
+	for _, key := range slices.Sorted(maps.Keys(set.Documents)) {
+		r, err := parseRecord(key, set.Documents[key])
 		if err != nil {
 			snapshot.Broken[key] = err
 			continue
@@ -164,44 +146,18 @@ func (s *Store) List(ctx context.Context) (Snapshot, error) {
 	return snapshot, nil
 }
 
-// parseAnswer reads the read script's answer: the version, and flags and
-// records in turn.
-func parseAnswer(answer []any) (version int64, records map[string]string, err error) {
-	if len(answer) != 2 {
-		return 0, nil, fmt.Errorf("answer of %d parts", len(answer))
-	}
-	text, isText := answer[0].(string)
-	pairs, isList := answer[1].([]any)
-	if !isText || !isList || len(pairs)%2 != 0 {
-		return 0, nil, fmt.Errorf("answer of %T and %T", answer[0], answer[1])
-	}
-	if version, err = strconv.ParseInt(text, 10, 64); err != nil {
-		return 0, nil, fmt.Errorf("version of flags: %w", err)
-	}
-	records = make(map[string]string, len(pairs)/2)
-	for i := 0; i < len(pairs); i += 2 {
-		key, isKey := pairs[i].(string)
-		record, isRecord := pairs[i+1].(string)
-		if !isKey || !isRecord {
-			return 0, nil, fmt.Errorf("flag of %T and %T", pairs[i], pairs[i+1])
-		}
-		records[key] = record
-	}
-	return version, records, nil
-}
-
 // Version reads the set's version alone.
 func (s *Store) Version(ctx context.Context) (int64, error) {
-	version, err := s.rdb.Get(ctx, keyVersion).Int64()
-	if err != nil && !errors.Is(err, redis.Nil) {
+	version, err := s.documents.Version(ctx)
+	if err != nil {
 		return 0, fmt.Errorf("read version of flags: %w", err)
 	}
 	return version, nil
 }
 
-func parseRecord(key string, data []byte) (Record, error) {
+func parseRecord(key, document string) (Record, error) {
 	var raw stored
-	if err := json.Unmarshal(data, &raw); err != nil {
+	if err := json.Unmarshal([]byte(document), &raw); err != nil {
 		return Record{}, fmt.Errorf("stored flag %s: %w", key, err)
 	}
 	def, err := ParseFlag("stored flag "+key, key, raw.Definition)
@@ -213,14 +169,14 @@ func parseRecord(key string, data []byte) (Record, error) {
 
 // Get reads one flag, or ErrNotFound.
 func (s *Store) Get(ctx context.Context, key string) (Record, error) {
-	data, err := s.rdb.HGet(ctx, keyDefinitions, key).Bytes()
-	if errors.Is(err, redis.Nil) {
+	document, err := s.documents.Get(ctx, key)
+	switch {
+	case err != nil:
+		return Record{}, fmt.Errorf("read flag %q: %w", key, err)
+	case document == "":
 		return Record{}, fmt.Errorf("%w: %q", ErrNotFound, key)
 	}
-	if err != nil {
-		return Record{}, fmt.Errorf("read flag %q: %w", key, err)
-	}
-	return parseRecord(key, data)
+	return parseRecord(key, document)
 }
 
 // Put writes a whole definition, which must come from [ParseFlag] or [Parse].
@@ -256,15 +212,9 @@ func (s *Store) Delete(ctx context.Context, key string, c Change) error {
 
 // History reads the changes of a flag, the newest first, at most limit.
 func (s *Store) History(ctx context.Context, key string, limit int) ([]Entry, error) {
-	lines, err := s.rdb.LRange(ctx, keyHistory+redisconn.Escape(key), 0, int64(limit)-1).Result()
+	entries, err := versioned.History[Entry](ctx, s.documents, key, limit)
 	if err != nil {
 		return nil, fmt.Errorf("read history of flag %q: %w", key, err)
-	}
-	entries := make([]Entry, len(lines))
-	for i, line := range lines {
-		if err := json.Unmarshal([]byte(line), &entries[i]); err != nil {
-			return nil, fmt.Errorf("history of flag %q: %w", key, err)
-		}
 	}
 	return entries, nil
 }
@@ -323,82 +273,72 @@ func (s *Store) change(ctx context.Context, key, action string, c Change, edit f
 		if does == "update" && current == nil {
 			does = "create"
 		}
-		r, written, err := s.run(ctx, s.rdb, key, strconv.FormatInt(snapshot.Version, 10), does, def, c, 1)
-		if err != nil || written {
-			return r, err
+		r := Record{Version: snapshot.versions[key] + 1, Updated: s.now().UTC(), UpdatedBy: c.Actor}
+		write, err := r.write(key, does, def, c)
+		if err != nil {
+			return Record{}, err
+		}
+		switch written, err := s.documents.Write(ctx, snapshot.Version, map[string]versioned.Write{key: write}); {
+		case err != nil:
+			return Record{}, fmt.Errorf("write flag %q: %w", key, err)
+		case written:
+			return r, nil
 		}
 	}
 	return Record{}, fmt.Errorf("%w: others kept changing flags while %q was written", ErrConflict, key)
 }
 
-// run runs the script.
-func (s *Store) run(ctx context.Context, rdb redis.Scripter, key, expect, action string, def *Definition, c Change, lowest int64) (Record, bool, error) {
-	call, r, err := s.call(ctx, rdb, key, expect, action, def, c, lowest)
-	if err != nil {
-		return Record{}, false, err
-	}
-	out, err := call.Int64Slice()
-	if err != nil {
-		return Record{}, false, fmt.Errorf("write flag %q: %w", key, err)
-	}
-	r.Version = out[1]
-	return r, out[0] == 1, nil
-}
-
-func (s *Store) call(ctx context.Context, rdb redis.Scripter, key, expect, action string, def *Definition, c Change, lowest int64) (*redis.Cmd, Record, error) {
-	now := s.now().UTC()
-	r := Record{Updated: now, UpdatedBy: c.Actor}
-	definition, record := []byte("null"), []byte{}
+// write encodes the record with a definition; nil deletes.
+func (r *Record) write(key, action string, def *Definition, c Change) (versioned.Write, error) {
+	w := versioned.Write{Version: r.Version}
+	entry := Entry{Version: r.Version, At: r.Updated, Actor: c.Actor, Action: action, Reason: c.Reason, Definition: json.RawMessage("null")}
+	var err error
 	if def != nil {
 		r.Definition = *def
-		var err error
-		if definition, err = json.Marshal(def); err != nil {
-			return nil, r, fmt.Errorf("encode flag %q: %w", key, err)
+		if entry.Definition, err = json.Marshal(def); err != nil {
+			return w, fmt.Errorf("encode flag %q: %w", key, err)
 		}
-		if len(definition) > MaxFlagBytes {
-			return nil, r, config.Faults{{
-				File: "flag", Key: key, Value: strconv.Itoa(len(definition)), Allowed: fmt.Sprintf("at most %d bytes", MaxFlagBytes),
-			}}
+		if n := len(entry.Definition); n > MaxFlagBytes {
+			return w, config.Faults{{File: "flag", Key: key, Value: strconv.Itoa(n), Allowed: fmt.Sprintf("at most %d bytes", MaxFlagBytes)}}
 		}
-		if record, err = json.Marshal(stored{Updated: now, UpdatedBy: c.Actor, Definition: definition}); err != nil {
-			return nil, r, fmt.Errorf("encode flag %q: %w", key, err)
+		if w.Document, err = json.Marshal(stored{Version: r.Version, Updated: r.Updated, UpdatedBy: r.UpdatedBy, Definition: entry.Definition}); err != nil {
+			return w, fmt.Errorf("encode flag %q: %w", key, err)
 		}
 	}
-	entry, err := json.Marshal(struct {
-		At         time.Time       `json:"at"`
-		Actor      string          `json:"actor"`
-		Action     string          `json:"action"`
-		Reason     string          `json:"reason,omitempty"`
-		Definition json.RawMessage `json:"definition"`
-	}{now, c.Actor, action, c.Reason, definition})
-	if err != nil {
-		return nil, r, fmt.Errorf("encode history of flag %q: %w", key, err)
+	if w.Entry, err = json.Marshal(entry); err != nil {
+		return w, fmt.Errorf("encode history of flag %q: %w", key, err)
 	}
-	keys := []string{keyDefinitions, keyVersions, keyVersion, keyHistory + redisconn.Escape(key)}
-	return s.write.Run(ctx, rdb, keys, key, expect, record, entry, MaxHistory, noticeChannel, lowest), r, nil
+	return w, nil
 }
 
 // Seed writes those definitions whose keys Redis has never seen, deleted flags
 // included, and says how many. lowest gives versions below which a flag must
 // not start; it may be nil.
 func (s *Store) Seed(ctx context.Context, defs *Definitions, lowest map[string]int64, c Change) (int, error) {
-	seen, err := s.rdb.HGetAll(ctx, keyVersions).Result()
-	if err != nil {
-		return 0, fmt.Errorf("read versions of flags: %w", err)
-	}
-	n := 0
-	for _, key := range slices.Sorted(maps.Keys(defs.Flags)) {
-		if _, ok := seen[key]; ok {
-			continue
-		}
-		def := defs.Flags[key]
-		_, written, err := s.run(ctx, s.rdb, key, "seed", "seed", &def, c, max(1, lowest[key]))
+	for range attempts {
+		set, err := s.documents.Read(ctx)
 		if err != nil {
-			return n, err
+			return 0, fmt.Errorf("read flags: %w", err)
 		}
-		if written {
-			n++
+		writes := map[string]versioned.Write{}
+		for key, def := range defs.Flags {
+			if set.Versions[key] > 0 {
+				continue
+			}
+			r := Record{Version: max(1, lowest[key]), Updated: s.now().UTC(), UpdatedBy: c.Actor}
+			if writes[key], err = r.write(key, "seed", &def, c); err != nil {
+				return 0, err
+			}
+		}
+		if len(writes) == 0 {
+			return 0, nil
+		}
+		switch written, err := s.documents.Write(ctx, set.Version, writes); {
+		case err != nil:
+			return 0, fmt.Errorf("write flags: %w", err)
+		case written:
+			return len(writes), nil
 		}
 	}
-	return n, nil
+	return 0, fmt.Errorf("%w: others kept changing flags while some were written", ErrConflict)
 }

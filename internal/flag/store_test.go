@@ -14,6 +14,7 @@ import (
 
 	"github.com/tollgate-proxy/tollgate/internal/config"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
+	"github.com/tollgate-proxy/tollgate/internal/versioned"
 )
 
 func testClock() time.Time { return testTime }
@@ -271,10 +272,11 @@ func storeConcurrent(t *testing.T, s *Store) {
 func storeBroken(t *testing.T, s *Store) {
 	ctx := t.Context()
 	put(t, s, onOff(t, "good", 1), 0)
-	for key, text := range map[string]string{"bad": `{"version":4,"definition":{"targeting":{"future":[]}}}`, "worse": "{"} {
-		if err := s.rdb.HSet(ctx, keyDefinitions, key, text).Err(); err != nil {
-			t.Fatal(err)
-		}
+	newer := map[string]versioned.Write{
+		"bad": {Version: 4, Document: []byte(`{"version":4,"definition":{"targeting":{"future":[]}}}`)}, "worse": {Version: 1, Document: []byte("{")},
+	}
+	if written, err := s.documents.Write(ctx, 1, newer); err != nil || !written {
+		t.Fatal(written, err)
 	}
 	snapshot, err := s.List(ctx)
 	if err != nil || len(snapshot.Records) != 1 || len(snapshot.Broken) != 2 {

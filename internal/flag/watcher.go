@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tollgate-proxy/tollgate/internal/versioned"
 )
 
 const (
@@ -44,7 +46,7 @@ type WatcherOptions struct {
 type Watcher struct {
 	options WatcherOptions
 	current atomic.Pointer[state]
-	wake    chan struct{}
+	follow  *versioned.Follower
 
 	mu      sync.Mutex
 	changed chan struct{}
@@ -83,7 +85,7 @@ func NewWatcher(o WatcherOptions) (*Watcher, error) {
 	}
 	w := &Watcher{
 		options: o,
-		wake:    make(chan struct{}, 1),
+		follow:  versioned.NewFollower(o.Poll),
 		changed: make(chan struct{}),
 		synced: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tollgate_flag_sync_total",
@@ -153,32 +155,12 @@ func (w *Watcher) Changed() <-chan struct{} {
 }
 
 // Wake reads the store soon, without waiting for a notice.
-func (w *Watcher) Wake() {
-	select {
-	case w.wake <- struct{}{}:
-	default: // a read is due already
-	}
-}
+func (w *Watcher) Wake() { w.follow.Wake() }
 
 // Run follows the store until the context ends. Redis may be down at any time.
 func (w *Watcher) Run(ctx context.Context) error {
-	notices := w.options.Store.rdb.Subscribe(ctx, noticeChannel)
-	defer func() { _ = notices.Close() }() // the connection goes with the process
-	poll := time.NewTicker(w.options.Poll)
-	defer poll.Stop()
-	// Also a (re)established subscription is a message: what changed while there
-	// was none is read then.
-	messages := notices.ChannelWithSubscriptions()
-	for {
-		w.sync(ctx)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-w.wake:
-		case <-messages:
-		case <-poll.C:
-		}
-	}
+	w.follow.Run(ctx, w.options.Store.documents, w.sync)
+	return nil
 }
 
 // sync makes the store's flags current, if they are not.

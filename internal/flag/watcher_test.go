@@ -171,10 +171,10 @@ func TestBadFlagsInTheStore(t *testing.T) {
 		// What a newer release might write: unknown operators, then prerequisites
 		// that are not there.
 		write := func(key, text string) {
-			if err := c.HSet(ctx, keyDefinitions, key, text).Err(); err != nil {
+			if err := c.HSet(ctx, keyRoot+"definitions", key, text).Err(); err != nil {
 				t.Fatal(err)
 			}
-			if err := c.Incr(ctx, keyVersion).Err(); err != nil {
+			if err := c.Incr(ctx, keyRoot+"version").Err(); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -306,15 +306,10 @@ func TestReadOnlyStore(t *testing.T) {
 
 func TestStoreOfAnotherKind(t *testing.T) {
 	c := redistest.Client(t, redistest.Embedded(t))
-	if err := c.Set(t.Context(), keyDefinitions, "text", 0).Err(); err != nil {
+	if err := c.Set(t.Context(), keyRoot+"definitions", "text", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := NewStore(c, testClock).List(t.Context()); err == nil {
 		t.Error("a string was read as flags")
-	}
-	for _, answer := range [][]any{{}, {1, []any{}}, {"x", []any{}}, {"1", []any{"a"}}, {"1", []any{"a", 1}}, {"1", "a"}} {
-		if _, _, err := parseAnswer(answer); err == nil {
-			t.Errorf("%v was read", answer)
-		}
 	}
 }
