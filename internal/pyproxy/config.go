@@ -287,9 +287,11 @@ func (u Upstream) Validate(r *config.Report) {
 func (rt Route) Validate(r *config.Report) {
 	check(r, namePattern.MatchString(rt.Name), "name", rt.Name, nameAllowed)
 	check(r, rt.Class == "" || namePattern.MatchString(rt.Class), "class", rt.Class, nameAllowed)
+	known := true
 	switch rt.Method {
 	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
 	default:
+		known = false
 		r.Fault("method", rt.Method, "GET, HEAD, POST, PUT, PATCH, DELETE or OPTIONS")
 	}
 	check(r, validTemplate(rt.Path) && !strings.HasPrefix(rt.Path, managementPrefix), "path", rt.Path, "outside /v1/ (the management API), a path of plain or {name} segments, beginning with /")
@@ -297,7 +299,7 @@ func (rt Route) Validate(r *config.Report) {
 		"a path whose {name} segments all stand in path")
 	check(r, rt.Timeout >= 0, "timeout", rt.Timeout, "0s or more")
 	check(r, rt.HedgeAfter >= 0, "hedge_after", rt.HedgeAfter, "0s or more")
-	if rt.Cache != nil {
+	if rt.Cache != nil && known {
 		check(r, rt.Method == http.MethodGet || rt.Method == http.MethodPost && rt.Idempotent && rt.Cache.TTL > 0, "cache", rt.Method,
 			"on GET; or on POST with idempotent: true and a ttl")
 	}
