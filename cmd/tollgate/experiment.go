@@ -7,12 +7,17 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/apiclient"
 	"github.com/tollgate-proxy/tollgate/internal/experiment"
+)
+
+const (
+	needsExperiment = "an experiment's key is"
+	experimentFile  = "The file is what `show` calls the definition; docs/guide/experiments.md explains it."
 )
 
 func experimentCommand() command {
@@ -21,44 +26,35 @@ func experimentCommand() command {
 		commands: []command{
 			experimentListCommand(),
 			experimentShowCommand(),
+			experimentHistoryCommand(),
 			experimentCreateCommand(),
+			experimentUpdateCommand(),
 			experimentTurnCommand("start", "assign users from now on", (*apiclient.Client).StartExperiment),
 			experimentTurnCommand("stop", "assign no users any more; the results stay", (*apiclient.Client).StopExperiment),
 			experimentResultsCommand(),
+			experimentDeleteCommand(),
 		},
 	}
 }
 
 func experimentListCommand() command {
-	return command{
-		name:    "list",
-		summary: "list the experiments",
-		details: apiDetails,
-		setup: func(flags *flag.FlagSet) runFunc {
-			api := apiFlags(flags)
-			return func(ctx context.Context, p *process, arguments []string) error {
-				if len(arguments) > 0 {
-					return usagef("unexpected argument %q", arguments[0])
-				}
-				client, err := api.client(p)
-				if err != nil {
-					return err
-				}
-				all, err := client.Experiments(ctx)
-				if err != nil {
-					return err
-				}
-				table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-				sayf(table, "EXPERIMENT\tSTATE\tFLAG\tVARIANTS\tTRAFFIC\tPRIMARY\tVERSION\tCHANGED\tBY\n")
-				for i := range all {
-					d := &all[i].Definition
-					sayf(table, "%s\t%s\t%s\t%s\t%g%%\t%s\t%d\t%s\t%s\n", d.Key, all[i].State, d.FlagKey(), weights(d), 100*d.Traffic,
-						d.Primary.Name, d.Version, all[i].Updated.UTC().Format(time.DateTime), dash(all[i].UpdatedBy))
-				}
-				return table.Flush()
+	return callCommand{
+		name: "list", summary: "list the experiments",
+		setup: always(func(ctx context.Context, p *process, client *apiclient.Client, _ []string) error {
+			all, err := client.Experiments(ctx)
+			if err != nil {
+				return err
 			}
-		},
-	}
+			const heading = "EXPERIMENT\tSTATE\tFLAG\tVARIANTS\tTRAFFIC\tPRIMARY\tVERSION\tREVISION\tCHANGED\tBY"
+			return sayTable(p.stdout, heading, all, func(r *apiclient.Experiment) []any {
+				d := &r.Definition
+				return []any{
+					d.Key, r.State, d.FlagKey(), weights(d), fmt.Sprintf("%g%%", 100*d.Traffic),
+					d.Primary.Name, d.Version, r.Revision, r.Updated, r.UpdatedBy,
+				}
+			})
+		}),
+	}.command()
 }
 
 // weights shows variants as control:1 blue:1.
@@ -71,64 +67,52 @@ func weights(d *experiment.Definition) string {
 }
 
 func experimentShowCommand() command {
-	return experimentKeyCommand("show", "show an experiment's definition, as JSON", func(ctx context.Context, p *process, client *apiclient.Client, key string) error {
-		record, err := client.Experiment(ctx, key)
-		if err != nil {
-			return err
-		}
-		text, err := json.MarshalIndent(record, "", "  ")
-		if err != nil {
-			return err
-		}
-		sayf(p.stdout, "%s\n", text)
-		return nil
-	})
+	return callCommand{
+		name: "show", arguments: "KEY", summary: "show an experiment's definition, as JSON", needs: needsExperiment,
+		setup: always(func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
+			record, err := client.Experiment(ctx, arguments[0])
+			if err != nil {
+				return err
+			}
+			return sayJSON(p.stdout, record)
+		}),
+	}.command()
 }
 
-// experimentKeyCommand is a command with one argument, the key.
-func experimentKeyCommand(name, summary string, run func(ctx context.Context, p *process, client *apiclient.Client, key string) error) command {
-	return command{
-		name: name, arguments: "KEY", summary: summary, details: apiDetails,
-		setup: func(flags *flag.FlagSet) runFunc {
-			api := apiFlags(flags)
-			return func(ctx context.Context, p *process, arguments []string) error {
-				if len(arguments) != 1 {
-					return usagef("an experiment's key is needed")
-				}
-				client, err := api.client(p)
-				if err != nil {
-					return err
-				}
-				return run(ctx, p, client, arguments[0])
+func experimentHistoryCommand() command {
+	return callCommand{
+		name: "history", arguments: "KEY", summary: "list an experiment's changes, the newest first; those of a deleted one too", needs: needsExperiment,
+		setup: always(func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
+			all, err := client.ExperimentHistory(ctx, arguments[0])
+			if err != nil {
+				return err
 			}
-		},
-	}
+			return sayTable(p.stdout, "REVISION\tCHANGED\tBY\tACTION\tVERSION\tREASON", all, func(e *experiment.Entry) []any {
+				version := ""
+				if e.Definition != nil {
+					version = strconv.Itoa(e.Definition.Version)
+				}
+				return []any{e.Revision, e.At, e.Actor, e.Action, version, e.Reason}
+			})
+		}),
+	}.command()
 }
 
 func experimentCreateCommand() command {
-	return command{
-		name: "create", arguments: "FILE",
-		summary: "create an experiment, as a draft, from a JSON file",
-		details: "The file is what `show` calls the definition; docs/guide/experiments.md explains it.\n" + apiDetails,
-		setup: func(flags *flag.FlagSet) runFunc {
-			api := apiFlags(flags)
+	return callCommand{
+		name: "create", arguments: "FILE", summary: "create an experiment, as a draft, from a JSON file",
+		details: experimentFile, needs: "a file with a definition is",
+		setup: func(flags *flag.FlagSet) callFunc {
 			reason := flags.String("reason", "", "why, for the experiment's history")
 			start := flags.Bool("start", false, "start it at once")
-			return func(ctx context.Context, p *process, arguments []string) error {
-				if len(arguments) != 1 {
-					return usagef("a file with a definition is needed")
-				}
+			return func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
 				d, err := readExperiment(arguments[0])
-				if err != nil {
-					return err
-				}
-				client, err := api.client(p)
 				if err != nil {
 					return err
 				}
 				record, err := client.CreateExperiment(ctx, d, *reason)
 				if err == nil && *start {
-					record, err = client.StartExperiment(ctx, d.Key, *reason)
+					record, err = client.StartExperiment(ctx, d.Key, apiclient.Terms{Reason: *reason, At: &record.Revision})
 				}
 				if err != nil {
 					return err
@@ -137,7 +121,56 @@ func experimentCreateCommand() command {
 				return nil
 			}
 		},
-	}
+	}.command()
+}
+
+func experimentUpdateCommand() command {
+	return callCommand{
+		name: "update", arguments: "FILE", summary: "write the whole definition of an experiment that exists, from a JSON file",
+		details: experimentFile + " Its state stays.", needs: "a file with a definition is",
+		setup: func(flags *flag.FlagSet) callFunc {
+			terms := termsFlags(flags, "experiment", "revision")
+			return func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
+				d, err := readExperiment(arguments[0])
+				if err != nil {
+					return err
+				}
+				was, err := client.Experiment(ctx, d.Key)
+				if err != nil {
+					return err
+				}
+				if terms.At == nil {
+					terms.At = &was.Revision
+				}
+				now, err := client.PutExperiment(ctx, d, *terms)
+				if err != nil {
+					return err
+				}
+				sayState(p, &now)
+				if now.Definition.Version != was.Definition.Version {
+					sayf(p.stdout, "This is a new version: users are dealt anew, and measured from nothing.\n")
+				}
+				return nil
+			}
+		},
+	}.command()
+}
+
+func experimentDeleteCommand() command {
+	return callCommand{
+		name: "delete", arguments: "KEY", summary: "delete an experiment that is not running, and all that was measured; its history stays",
+		needs: needsExperiment,
+		setup: func(flags *flag.FlagSet) callFunc {
+			terms := termsFlags(flags, "experiment", "revision")
+			return func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
+				if err := client.DeleteExperiment(ctx, arguments[0], *terms); err != nil {
+					return err
+				}
+				sayf(p.stdout, "%s: deleted\n", arguments[0])
+				return nil
+			}
+		},
+	}.command()
 }
 
 // readExperiment reads and checks a definition.
@@ -159,24 +192,18 @@ func readExperiment(file string) (experiment.Definition, error) {
 }
 
 func sayState(p *process, r *apiclient.Experiment) {
-	sayf(p.stdout, "%s: %s (version %d)\n", r.Definition.Key, r.State, r.Definition.Version)
+	sayf(p.stdout, "%s: %s (version %d, revision %d)\n", r.Definition.Key, r.State, r.Definition.Version, r.Revision)
 }
 
-func experimentTurnCommand(name, summary string, turn func(c *apiclient.Client, ctx context.Context, key, reason string) (apiclient.Experiment, error)) command {
-	return command{
-		name: name, arguments: "KEY", summary: summary, details: apiDetails,
-		setup: func(flags *flag.FlagSet) runFunc {
-			api := apiFlags(flags)
-			reason := flags.String("reason", "", "why, for the experiment's history")
-			return func(ctx context.Context, p *process, arguments []string) error {
-				if len(arguments) != 1 {
-					return usagef("an experiment's key is needed")
-				}
-				client, err := api.client(p)
-				if err != nil {
-					return err
-				}
-				record, err := turn(client, ctx, arguments[0], *reason)
+func experimentTurnCommand(name, summary string,
+	turn func(c *apiclient.Client, ctx context.Context, key string, t apiclient.Terms) (apiclient.Experiment, error),
+) command {
+	return callCommand{
+		name: name, arguments: "KEY", summary: summary, needs: needsExperiment,
+		setup: func(flags *flag.FlagSet) callFunc {
+			terms := termsFlags(flags, "experiment", "revision")
+			return func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
+				record, err := turn(client, ctx, arguments[0], *terms)
 				if err != nil {
 					return err
 				}
@@ -184,25 +211,15 @@ func experimentTurnCommand(name, summary string, turn func(c *apiclient.Client, 
 				return nil
 			}
 		},
-	}
+	}.command()
 }
 
 func experimentResultsCommand() command {
-	return command{
-		name: "results", arguments: "KEY",
-		summary: "show what an experiment has come to",
-		details: apiDetails,
-		setup: func(flags *flag.FlagSet) runFunc {
-			api := apiFlags(flags)
+	return callCommand{
+		name: "results", arguments: "KEY", summary: "show what an experiment has come to", needs: needsExperiment,
+		setup: func(flags *flag.FlagSet) callFunc {
 			page := flags.String("html", "", "write a page with plots to this `file` too")
-			return func(ctx context.Context, p *process, arguments []string) error {
-				if len(arguments) != 1 {
-					return usagef("an experiment's key is needed")
-				}
-				client, err := api.client(p)
-				if err != nil {
-					return err
-				}
+			return func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
 				results, err := client.ExperimentResults(ctx, arguments[0])
 				if err != nil {
 					return err
@@ -217,7 +234,7 @@ func experimentResultsCommand() command {
 				return os.WriteFile(*page, html, 0o600)
 			}
 		},
-	}
+	}.command()
 }
 
 func sayResults(p *process, r *apiclient.ExperimentResults) error {

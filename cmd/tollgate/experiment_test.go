@@ -72,7 +72,7 @@ func TestExperimentCommands(t *testing.T) {
 	}{
 		{"list", 0, []string{"button", "stopped", "control:1 bold:3", "50%", "bought", "ada"}, "GET /v1/experiments"},
 		{"show button", 0, []string{`"revision": 5`}, "GET /v1/experiments/button"},
-		{"create " + file + " -reason why", 0, []string{"button: stopped (version 2)"}, `"reason":"why"}`},
+		{"create " + file + " -reason why", 0, []string{"button: stopped (version 2, revision 5)"}, `"reason":"why"}`},
 		{"create -start " + file, 0, []string{"button: stopped"}, "POST /v1/experiments/button/start"},
 		{"start button", 0, []string{"button: stopped"}, "POST /v1/experiments/button/start"},
 		{"stop button -reason enough", 0, []string{"button: stopped"}, `POST /v1/experiments/button/stop {"reason":"enough"}`},

@@ -2,92 +2,148 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
+	"fmt"
 	"math"
+	"os"
 	"strconv"
 	"strings"
-	"text/tabwriter"
-	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/apiclient"
+	featureflag "github.com/tollgate-proxy/tollgate/internal/flag"
 )
 
-func flagListCommand() command {
+const needsFlag = "a flag's key is"
+
+func flagCommand() command {
 	return command{
-		name:    "list",
-		summary: "list the feature flags, and who gets what",
-		details: apiDetails,
-		setup: func(flags *flag.FlagSet) runFunc {
-			api := apiFlags(flags)
-			return func(ctx context.Context, p *process, arguments []string) error {
-				if len(arguments) > 0 {
-					return usagef("unexpected argument %q", arguments[0])
-				}
-				client, err := api.client(p)
-				if err != nil {
-					return err
-				}
-				all, err := client.Flags(ctx)
-				if err != nil {
-					return err
-				}
-				table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-				sayf(table, "FLAG\tSERVES\tOWNER\tVERSION\tCHANGED\tBY\n")
-				for _, f := range all {
-					sayf(table, "%s\t%s\t%s\t%d\t%s\t%s\n", f.Key, f.Summary, dash(f.Owner),
-						f.Version, f.Updated.UTC().Format(time.DateTime), dash(f.UpdatedBy))
-				}
-				return table.Flush()
-			}
+		name: "flag", summary: "show, set and target feature flags",
+		commands: []command{
+			flagListCommand(),
+			flagShowCommand(),
+			flagHistoryCommand(),
+			flagSetCommand(),
+			flagStateCommand("kill", "serve the off variant to everyone, whatever the rules say", "off"),
+			flagStateCommand("revive", "let the flag's rules decide again, after kill or set", "auto"),
+			flagTargetCommand(),
+			flagPutCommand(),
+			flagRevertCommand(),
+			flagDeleteCommand(),
 		},
 	}
 }
 
-func dash(text string) string {
-	if text == "" {
-		return "-"
+func flagListCommand() command {
+	return callCommand{
+		name: "list", summary: "list the feature flags, and who gets what",
+		setup: always(func(ctx context.Context, p *process, client *apiclient.Client, _ []string) error {
+			all, err := client.Flags(ctx)
+			if err != nil {
+				return err
+			}
+			return sayTable(p.stdout, "FLAG\tSERVES\tOWNER\tVERSION\tCHANGED\tBY", all, func(f *apiclient.Flag) []any {
+				return []any{f.Key, f.Summary, f.Owner, f.Version, f.Updated, f.UpdatedBy}
+			})
+		}),
+	}.command()
+}
+
+func flagShowCommand() command {
+	return callCommand{
+		name: "show", arguments: "KEY", summary: "show a flag with its definition, as JSON", needs: needsFlag,
+		setup: always(func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
+			now, err := client.Flag(ctx, arguments[0])
+			if err != nil {
+				return err
+			}
+			return sayJSON(p.stdout, now)
+		}),
+	}.command()
+}
+
+func flagHistoryCommand() command {
+	return callCommand{
+		name: "history", arguments: "KEY", summary: "list a flag's changes, the newest first; those of a deleted flag too", needs: needsFlag,
+		setup: func(flags *flag.FlagSet) callFunc {
+			limit := flags.Int("limit", 50, fmt.Sprintf("show so many `changes` at most, of the %d that are kept", featureflag.MaxHistory))
+			return func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
+				if *limit < 1 || *limit > featureflag.MaxHistory {
+					return usagef("-limit %d: from 1 to %d is allowed", *limit, featureflag.MaxHistory)
+				}
+				key := arguments[0]
+				all, err := client.FlagHistory(ctx, key, *limit)
+				if err != nil {
+					return err
+				}
+				return sayTable(p.stdout, "VERSION\tCHANGED\tBY\tACTION\tSERVES\tREASON", all, func(e *featureflag.Entry) []any {
+					return []any{e.Version, e.At, e.Actor, e.Action, served(key, e.Definition), e.Reason}
+				})
+			}
+		},
+	}.command()
+}
+
+// served says who got what by a definition of the history, nothing where there
+// is none.
+func served(key string, definition json.RawMessage) string {
+	if string(definition) == "null" {
+		return ""
 	}
-	return text
+	d, err := featureflag.ParseFlag("history", key, definition)
+	if err != nil {
+		return "not readable"
+	}
+	return d.Summary()
+}
+
+func sayFlag(p *process, now *apiclient.Flag) {
+	sayf(p.stdout, "%s: %s (version %d)\n", now.Key, now.Summary, now.Version)
 }
 
 func flagSetCommand() command {
-	return command{
-		name:      "set",
-		arguments: "KEY on|off|VARIANT|NN%",
-		summary:   "turn a flag on or off, serve a variant to everyone, or roll it out to a percentage",
-		details:   apiDetails,
-		setup: func(flags *flag.FlagSet) runFunc {
-			api := apiFlags(flags)
-			reason := flags.String("reason", "", "why, for the flag's history")
-			version := flags.Int64("version", 0, "change the flag only if it is at this `version`")
-			return func(ctx context.Context, p *process, arguments []string) error {
-				if len(arguments) != 2 {
-					return usagef("a flag's key and its new value are needed")
-				}
+	return callCommand{
+		name: "set", arguments: "KEY on|off|auto|VARIANT|NN%",
+		summary: "turn a flag on or off, serve a variant to everyone, or roll it out to a percentage",
+		details: "auto lets the flag's rules decide again.",
+		needs:   "a flag's key and its new value are",
+		setup: func(flags *flag.FlagSet) callFunc {
+			terms := termsFlags(flags, "flag", "version")
+			return func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
 				change, err := flagChange(arguments[1])
 				if err != nil {
 					return err
 				}
-				change.Reason = *reason
-				if *version != 0 {
-					change.Version = version
-				}
-				client, err := api.client(p)
-				if err != nil {
-					return err
-				}
-				now, err := client.ChangeFlag(ctx, arguments[0], change)
-				if err != nil {
-					return err
-				}
-				sayf(p.stdout, "%s: %s (version %d)\n", now.Key, now.Summary, now.Version)
-				return nil
+				return changeFlag(ctx, p, client, arguments[0], change, terms)
 			}
 		},
-	}
+	}.command()
 }
 
-// flagChange reads on, off, NN% or the name of a variant.
+// flagStateCommand is set with one of the states.
+func flagStateCommand(name, summary, state string) command {
+	return callCommand{
+		name: name, arguments: "KEY", summary: summary, details: "It is `set KEY " + state + "`.", needs: needsFlag,
+		setup: func(flags *flag.FlagSet) callFunc {
+			terms := termsFlags(flags, "flag", "version")
+			return func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
+				return changeFlag(ctx, p, client, arguments[0], apiclient.FlagChange{State: state}, terms)
+			}
+		},
+	}.command()
+}
+
+func changeFlag(ctx context.Context, p *process, client *apiclient.Client, key string, change apiclient.FlagChange, terms *apiclient.Terms) error {
+	change.Reason, change.Version = terms.Reason, terms.At
+	now, err := client.ChangeFlag(ctx, key, change)
+	if err != nil {
+		return err
+	}
+	sayFlag(p, &now)
+	return nil
+}
+
+// flagChange reads on, off, auto, NN% or the name of a variant.
 func flagChange(value string) (apiclient.FlagChange, error) {
 	if number, ok := strings.CutSuffix(value, "%"); ok {
 		percent, err := strconv.ParseFloat(number, 64)
@@ -99,8 +155,73 @@ func flagChange(value string) (apiclient.FlagChange, error) {
 	switch value {
 	case "":
 		return apiclient.FlagChange{}, usagef("the new value is empty")
-	case "on", "off":
+	case "on", "off", "auto":
 		return apiclient.FlagChange{State: value}, nil
 	}
 	return apiclient.FlagChange{Variant: value}, nil
+}
+
+func flagPutCommand() command {
+	return callCommand{
+		name: "put", arguments: "KEY FILE", summary: "write a flag's whole definition from a JSON file, new or not",
+		details: "The file is what `show` calls the definition. -version 0 writes only a flag that does not exist.",
+		needs:   "a flag's key and a file with its definition are",
+		setup: func(flags *flag.FlagSet) callFunc {
+			terms := termsFlags(flags, "flag", "version")
+			return func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
+				data, err := os.ReadFile(arguments[1])
+				if err != nil {
+					return err
+				}
+				if !json.Valid(data) {
+					return fmt.Errorf("%s: it is not JSON", arguments[1])
+				}
+				now, err := client.WriteFlag(ctx, arguments[0], json.RawMessage(data), *terms)
+				if err != nil {
+					return err
+				}
+				sayFlag(p, &now)
+				return nil
+			}
+		},
+	}.command()
+}
+
+func flagRevertCommand() command {
+	return callCommand{
+		name: "revert", arguments: "KEY VERSION", summary: "bring back the definition that a flag had at a version of its history",
+		details: "It becomes a new version; a flag that was deleted comes back.",
+		needs:   "a flag's key and a version of its history are",
+		setup: func(flags *flag.FlagSet) callFunc {
+			terms := termsFlags(flags, "flag", "version")
+			return func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
+				to, err := strconv.ParseInt(arguments[1], 10, 64)
+				if err != nil || to < 1 {
+					return usagef("version %q: a number that `tollgate flag history %s` shows is needed", arguments[1], arguments[0])
+				}
+				now, err := client.RevertFlag(ctx, arguments[0], to, *terms)
+				if err != nil {
+					return err
+				}
+				sayFlag(p, &now)
+				return nil
+			}
+		},
+	}.command()
+}
+
+func flagDeleteCommand() command {
+	return callCommand{
+		name: "delete", arguments: "KEY", summary: "delete a flag; its history stays, and revert brings it back", needs: needsFlag,
+		setup: func(flags *flag.FlagSet) callFunc {
+			terms := termsFlags(flags, "flag", "version")
+			return func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
+				if err := client.RemoveFlag(ctx, arguments[0], *terms); err != nil {
+					return err
+				}
+				sayf(p.stdout, "%s: deleted\n", arguments[0])
+				return nil
+			}
+		},
+	}.command()
 }

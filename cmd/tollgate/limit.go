@@ -5,9 +5,9 @@ import (
 	"context"
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/apiclient"
@@ -81,17 +81,14 @@ func limitShowCommand() command {
 				if err != nil {
 					return err
 				}
-				table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-				sayf(table, "LIMIT\tREMAINING\tOF\tPER\tFULL IN\tOF ALL USERS\n")
-				for _, b := range buckets {
-					shared := "-"
+				return sayTable(p.stdout, "LIMIT\tREMAINING\tOF\tPER\tFULL IN\tOF ALL USERS", buckets, func(b *apiclient.LimitBucket) []any {
+					shared := ""
 					if b.System {
 						shared = "yes"
 					}
-					sayf(table, "%s\t%d\t%d\t%d in %s\t%s\t%s\n", b.Name, b.Remaining, b.Size, b.Limit,
-						duration(b.WindowSeconds), duration(b.FullInSeconds).Round(time.Millisecond), shared)
-				}
-				return table.Flush()
+					per := fmt.Sprintf("%d in %s", b.Limit, duration(b.WindowSeconds))
+					return []any{b.Name, b.Remaining, b.Size, per, duration(b.FullInSeconds).Round(time.Millisecond), shared}
+				})
 			}
 		},
 	}
@@ -176,12 +173,9 @@ func listOverrides(ctx context.Context, p *process, client *apiclient.Client) er
 	if err != nil {
 		return err
 	}
-	table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-	sayf(table, "DOMAIN\tENTRY\tSUBJECT\tTIER\tUNTIL\n")
-	for _, o := range all {
-		sayf(table, "%s\t%s\t%s\t%s\t%s\n", o.Domain, o.Entry, o.Subject, o.Tier, o.Until.UTC().Format(time.DateTime))
-	}
-	return table.Flush()
+	return sayTable(p.stdout, "DOMAIN\tENTRY\tSUBJECT\tTIER\tUNTIL", all, func(o *apiclient.LimitOverride) []any {
+		return []any{o.Domain, o.Entry, o.Subject, o.Tier, o.Until}
+	})
 }
 
 // explainLimits says which rule of the files a descriptor meets in each of

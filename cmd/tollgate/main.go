@@ -72,10 +72,7 @@ func root() command {
 				commands: []command{suspiciousListCommand(), suspiciousDetectCommand(), suspiciousForgetCommand()},
 			},
 			explainCommand(),
-			{
-				name: "flag", summary: "list and set feature flags",
-				commands: []command{flagListCommand(), flagSetCommand()},
-			},
+			flagCommand(),
 			experimentCommand(),
 			{
 				name: "upstream", summary: "show the Python services' circuits, open and close them",

@@ -57,6 +57,7 @@ func TestScripts(t *testing.T) {
 	if found, err := filepath.Glob(filepath.Join(scripts, "*.txtar")); err != nil || len(found) == 0 {
 		t.Fatalf("%d scripts in %s: %v", len(found), scripts, err)
 	}
+	ofAuthz := realAPI(t)
 	testscript.Run(t, testscript.Params{
 		Dir: scripts,
 		Setup: func(env *testscript.Env) error {
@@ -68,6 +69,7 @@ func TestScripts(t *testing.T) {
 			}
 			env.Defer(func() { _ = silent.Close() })
 			env.Setenv("API", api.URL)
+			env.Setenv("REAL", ofAuthz)
 			env.Setenv("SILENT", "http://"+silent.Addr().String())
 			env.Setenv("SECRET", secret)
 			return nil

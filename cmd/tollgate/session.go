@@ -3,41 +3,25 @@ package main
 import (
 	"context"
 	"flag"
-	"strings"
-	"text/tabwriter"
-	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/apiclient"
 )
 
+const needsUser = "one user is"
+
 func sessionListCommand() command {
-	return command{
-		name:      "list",
-		arguments: "USER",
-		summary:   "list a user's sessions, the oldest first",
-		details:   apiDetails,
-		setup: func(flags *flag.FlagSet) runFunc {
-			api := apiFlags(flags)
-			return func(ctx context.Context, p *process, arguments []string) error {
-				if len(arguments) != 1 {
-					return usagef("one user is needed")
-				}
-				client, err := api.client(p)
-				if err != nil {
-					return err
-				}
-				all, err := client.Sessions(ctx, arguments[0])
-				if err != nil {
-					return err
-				}
-				table := tabwriter.NewWriter(p.stdout, 0, 0, 2, ' ', 0)
-				sayf(table, "SESSION\tDEVICE\tADDRESS\tPLACE\tISSUER\tCREATED\tLAST SEEN\n")
-				for _, s := range all {
-					sayf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.ID, dash(s.Device.Name), dash(s.Address),
-						dash(strings.TrimPrefix(s.Place.City+" "+s.Place.Country, " ")), dash(s.Issuer), s.Created.UTC().Format(time.DateTime), s.LastSeen.UTC().Format(time.DateTime))
-				}
-				return table.Flush()
+	return callCommand{
+		name: "list", arguments: "USER", summary: "list a user's sessions, the oldest first", needs: needsUser,
+		setup: always(func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
+			all, err := client.Sessions(ctx, arguments[0])
+			if err != nil {
+				return err
 			}
-		},
-	}
+			return sayTable(p.stdout, "SESSION\tDEVICE\tADDRESS\tPLACE\tISSUER\tCREATED\tLAST SEEN", all, func(s *apiclient.Session) []any {
+				return []any{s.ID, s.Device.Name, s.Address, s.Place.City + " " + s.Place.Country, s.Issuer, s.Created, s.LastSeen}
+			})
+		}),
+	}.command()
 }
 
 func sessionEndCommand() command {

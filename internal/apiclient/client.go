@@ -14,6 +14,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/problem"
 )
 
 // Client calls one API server. It may be used by several goroutines.
@@ -59,6 +61,8 @@ type Error struct {
 	// Code, Detail and RequestID are the problem's, empty where the answer was
 	// none.
 	Code, Detail, RequestID string
+	// Faults are what is wrong with the request, one an entry.
+	Faults []problem.FieldError
 }
 
 // Error tells it in one line.
@@ -69,6 +73,12 @@ func (e *Error) Error() string {
 	}
 	if e.Detail != "" {
 		text += ": " + e.Detail
+	}
+	for i, fault := range e.Faults {
+		if i > 0 {
+			text += ";"
+		}
+		text += " " + strings.Trim(fault.Field+": "+fault.Detail, ": ")
 	}
 	if e.RequestID != "" {
 		text += " [request " + e.RequestID + "]"
@@ -133,16 +143,12 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 func refusal(response *http.Response, data []byte) *Error {
 	e := &Error{Status: response.StatusCode}
 	kind, _, err := mime.ParseMediaType(response.Header.Get("Content-Type"))
-	if err != nil || kind != "application/problem+json" {
+	if err != nil || kind != problem.ContentType {
 		return e
 	}
-	var problem struct {
-		Code      string `json:"code"`
-		Detail    string `json:"detail"`
-		RequestID string `json:"request_id"`
-	}
-	if err := json.Unmarshal(data, &problem); err == nil {
-		e.Code, e.Detail, e.RequestID = problem.Code, problem.Detail, problem.RequestID
+	var p problem.Problem
+	if err := json.Unmarshal(data, &p); err == nil {
+		e.Code, e.Detail, e.RequestID, e.Faults = p.Code, p.Detail, p.RequestID, p.Errors
 	}
 	return e
 }

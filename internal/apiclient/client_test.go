@@ -1,6 +1,7 @@
 package apiclient_test
 
 import (
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tollgate-proxy/tollgate/internal/apiclient"
+	"github.com/tollgate-proxy/tollgate/internal/experiment"
 	"github.com/tollgate-proxy/tollgate/internal/flag"
 	"github.com/tollgate-proxy/tollgate/internal/pyproxy"
 )
@@ -108,6 +110,19 @@ func TestCalls(t *testing.T) {
 			`PUT /v1/flags/a%20b {"definition":{"state":"ENABLED","variants":{"on":true},"defaultVariant":"on"},"reason":"why"}`, nil},
 		{"delete", ``, func(c *apiclient.Client) (any, error) { return nil, c.DeleteFlag(t.Context(), "a", "no more & out") },
 			`DELETE /v1/flags/a?reason=no+more+%26+out`, nil},
+		{"flag", stored, func(c *apiclient.Client) (any, error) { return c.Flag(t.Context(), "a/b") }, `GET /v1/flags/a%2Fb`, want},
+		{"flag history", `{"key":"a","history":[{"version":3,"at":"2026-01-02T03:04:05Z","actor":"ada","action":"delete","reason":"why","definition":null}]}`,
+			func(c *apiclient.Client) (any, error) { return c.FlagHistory(t.Context(), "a/b", 7) }, `GET /v1/flags/a%2Fb/history?limit=7`,
+			[]flag.Entry{{Version: 3, At: want.Updated, Actor: "ada", Action: "delete", Reason: "why", Definition: json.RawMessage("null")}}},
+		{"write", stored, func(c *apiclient.Client) (any, error) {
+			return c.WriteFlag(t.Context(), "a", json.RawMessage(`{}`), apiclient.Terms{At: new(int64)})
+		}, `PUT /v1/flags/a {"definition":{},"version":0}`, want},
+		{"revert", stored, func(c *apiclient.Client) (any, error) {
+			return c.RevertFlag(t.Context(), "a/b", 2, apiclient.Terms{Reason: "why", At: &version})
+		}, `POST /v1/flags/a%2Fb/revert {"reason":"why","to":2,"version":3}`, want},
+		{"remove", ``, func(c *apiclient.Client) (any, error) {
+			return nil, c.RemoveFlag(t.Context(), "a/b", apiclient.Terms{At: &version})
+		}, `DELETE /v1/flags/a%2Fb?version=3`, nil},
 		{"upstreams", `{"upstreams":[` + upstream + `]}`, func(c *apiclient.Client) (any, error) { return c.Upstreams(t.Context()) },
 			`GET /v1/upstreams`, []pyproxy.UpstreamStatus{seen}},
 		{"trip", upstream, func(c *apiclient.Client) (any, error) { return c.TripUpstream(t.Context(), "nlp") },
@@ -143,6 +158,8 @@ func TestRefusals(t *testing.T) {
 	}{
 		{"problem", 409, problem + "; charset=utf-8", `{"code":"version_conflict","detail":"Read it again.","request_id":"r-1"}`,
 			"the API answered 409 Conflict (version_conflict): Read it again. [request r-1]"},
+		{"faults", 422, problem, `{"code":"flag_invalid","detail":"It is not valid.","errors":[{"field":"state","detail":"allowed: ENABLED"},{"field":"","detail":"allowed: JSON"}]}`,
+			"the API answered 422 Unprocessable Entity (flag_invalid): It is not valid. state: allowed: ENABLED; allowed: JSON"},
 		{"plain", 502, "text/plain", "no", "the API answered 502 Bad Gateway"},
 		{"broken problem", 500, problem, "{", "the API answered 500 Internal Server Error"},
 		{"redirect", 302, "", "", "the API answered 302 Found"},
@@ -153,9 +170,21 @@ func TestRefusals(t *testing.T) {
 			_, changeErr := client.ChangeFlag(t.Context(), "a", apiclient.FlagChange{})
 			_, upstreamsErr := client.Upstreams(t.Context())
 			_, tripErr := client.TripUpstream(t.Context(), "nlp")
+			_, flagHistoryErr := client.FlagHistory(t.Context(), "a", 1)
+			_, experimentErr := client.Experiment(t.Context(), "a")
+			_, experimentHistoryErr := client.ExperimentHistory(t.Context(), "a")
+			_, createErr := client.CreateExperiment(t.Context(), experiment.Definition{Key: "a"}, "")
+			_, resultsErr := client.ExperimentResults(t.Context(), "a")
+			_, pageErr := client.ExperimentPage(t.Context(), "a")
+			subject := apiclient.LimitSubject{Name: "ada"}
+			_, limitsErr := client.Limits(t.Context(), subject, "")
+			resetErr := client.ResetLimits(t.Context(), subject, "")
+			_, overrideErr := client.OverrideTier(t.Context(), subject, "premium", time.Time{}, "")
 			for _, err := range []error{
 				flagsErr, changeErr, upstreamsErr, tripErr, client.RevokeToken(t.Context(), "t", ""),
-				client.PutFlag(t.Context(), flag.Definition{Key: "a"}, ""), client.DeleteFlag(t.Context(), "a", ""),
+				client.PutFlag(t.Context(), flag.Definition{Key: "a"}, ""), client.DeleteFlag(t.Context(), "a", ""), flagHistoryErr,
+				experimentErr, experimentHistoryErr, createErr, resultsErr, pageErr, client.DeleteExperiment(t.Context(), "a", apiclient.Terms{}),
+				limitsErr, resetErr, overrideErr, client.EndOverride(t.Context(), subject, ""),
 			} {
 				refusal := new(apiclient.Error)
 				if !errors.As(err, &refusal) || refusal.Status != tc.status || refusal.Error() != tc.want {

@@ -45,29 +45,47 @@ func (c *Client) CreateExperiment(ctx context.Context, d experiment.Definition, 
 	return now, nil
 }
 
+// PutExperiment writes a whole definition under its key. Unless the terms say
+// otherwise it makes the experiment where there is none.
+func (c *Client) PutExperiment(ctx context.Context, d experiment.Definition, t Terms) (Experiment, error) {
+	return c.experiment(ctx, http.MethodPut, d.Key, "", t.body("revision", map[string]any{"definition": d}))
+}
+
 // StartExperiment assigns users from now on.
-func (c *Client) StartExperiment(ctx context.Context, key, reason string) (Experiment, error) {
-	return c.experiment(ctx, http.MethodPost, key, "/start", map[string]any{"reason": reason})
+func (c *Client) StartExperiment(ctx context.Context, key string, t Terms) (Experiment, error) {
+	return c.experiment(ctx, http.MethodPost, key, "/start", t.body("revision", map[string]any{}))
 }
 
 // StopExperiment assigns no users any more; the results stay.
-func (c *Client) StopExperiment(ctx context.Context, key, reason string) (Experiment, error) {
-	return c.experiment(ctx, http.MethodPost, key, "/stop", map[string]any{"reason": reason})
+func (c *Client) StopExperiment(ctx context.Context, key string, t Terms) (Experiment, error) {
+	return c.experiment(ctx, http.MethodPost, key, "/stop", t.body("revision", map[string]any{}))
 }
 
-// DeleteExperiment removes a stopped experiment and what was measured.
-func (c *Client) DeleteExperiment(ctx context.Context, key, reason string) error {
-	path := "/v1/experiments/" + url.PathEscape(key)
-	if err := c.call(ctx, http.MethodDelete, path, url.Values{"reason": {reason}}, nil, nil); err != nil {
+// DeleteExperiment removes an experiment that is not running, and what was
+// measured; its history stays.
+func (c *Client) DeleteExperiment(ctx context.Context, key string, t Terms) error {
+	if err := c.call(ctx, http.MethodDelete, experimentPath(key), t.query("revision"), nil, nil); err != nil {
 		return fmt.Errorf("experiment %s: %w", key, err)
 	}
 	return nil
 }
 
+// ExperimentHistory returns the changes of an experiment, the newest first;
+// those of a deleted one too.
+func (c *Client) ExperimentHistory(ctx context.Context, key string) ([]experiment.Entry, error) {
+	var list struct {
+		History []experiment.Entry `json:"history"`
+	}
+	if err := c.do(ctx, http.MethodGet, experimentPath(key)+"/history", nil, &list); err != nil {
+		return nil, fmt.Errorf("experiment %s: %w", key, err)
+	}
+	return list.History, nil
+}
+
 // ExperimentResults returns what an experiment has come to.
 func (c *Client) ExperimentResults(ctx context.Context, key string) (ExperimentResults, error) {
 	var results ExperimentResults
-	if err := c.do(ctx, http.MethodGet, "/v1/experiments/"+url.PathEscape(key)+"/results", nil, &results); err != nil {
+	if err := c.do(ctx, http.MethodGet, experimentPath(key)+"/results", nil, &results); err != nil {
 		return ExperimentResults{}, fmt.Errorf("experiment %s: %w", key, err)
 	}
 	return results, nil
@@ -83,9 +101,11 @@ func (c *Client) ExperimentPage(ctx context.Context, key string) ([]byte, error)
 	return page, nil
 }
 
+func experimentPath(key string) string { return "/v1/experiments/" + url.PathEscape(key) }
+
 func (c *Client) experiment(ctx context.Context, method, key, action string, in any) (Experiment, error) {
 	var now Experiment
-	if err := c.do(ctx, method, "/v1/experiments/"+url.PathEscape(key)+action, in, &now); err != nil {
+	if err := c.do(ctx, method, experimentPath(key)+action, in, &now); err != nil {
 		return Experiment{}, fmt.Errorf("experiment %s: %w", key, err)
 	}
 	return now, nil

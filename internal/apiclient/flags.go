@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/flag"
@@ -19,15 +20,45 @@ type Flag struct {
 	// Summary says in a few words who gets what.
 	Summary string `json:"summary"`
 	// Owner is the team or person to ask; Expired flags should be gone.
-	Owner      string          `json:"owner"`
+	Owner      string          `json:"owner,omitempty"`
 	Expired    bool            `json:"expired"`
 	Definition flag.Definition `json:"definition"`
+}
+
+// Terms go with a change of a flag or an experiment.
+type Terms struct {
+	// Reason is for the history; at most 500 bytes.
+	Reason string
+	// At, where set, is the flag's version or the experiment's revision without
+	// which nothing is changed; 0 is that of one that does not exist.
+	At *int64
+}
+
+// body is in, with the terms; version is what the API calls At.
+func (t Terms) body(version string, in map[string]any) map[string]any {
+	if t.Reason != "" {
+		in["reason"] = t.Reason
+	}
+	if t.At != nil {
+		in[version] = *t.At
+	}
+	return in
+}
+
+// query is the terms where there is no body.
+func (t Terms) query(version string) url.Values {
+	v := because(t.Reason)
+	if t.At != nil {
+		v.Set(version, strconv.FormatInt(*t.At, 10))
+	}
+	return v
 }
 
 // FlagChange says what becomes of a flag: exactly one of State, Variant and
 // Rollout is set.
 type FlagChange struct {
-	// State is "on" or "off": that variant for everyone.
+	// State is "on" or "off", that variant for everyone, or "auto": the rules
+	// decide again.
 	State string `json:"state,omitempty"`
 	// Variant is served to everyone.
 	Variant string `json:"variant,omitempty"`
@@ -49,36 +80,70 @@ func (c *Client) Flags(ctx context.Context) ([]Flag, error) {
 	return list.Flags, err
 }
 
+// Flag returns one flag.
+func (c *Client) Flag(ctx context.Context, key string) (Flag, error) {
+	return c.flag(ctx, http.MethodGet, key, "", nil)
+}
+
+// FlagHistory returns at most limit changes of a flag, the newest first; those
+// of a deleted flag too. The limit is from 1 to [flag.MaxHistory].
+func (c *Client) FlagHistory(ctx context.Context, key string, limit int) ([]flag.Entry, error) {
+	var list struct {
+		History []flag.Entry `json:"history"`
+	}
+	query := url.Values{"limit": {strconv.Itoa(limit)}}
+	if err := c.call(ctx, http.MethodGet, flagPath(key)+"/history", query, nil, &list); err != nil {
+		return nil, fmt.Errorf("flag %s: %w", key, err)
+	}
+	return list.History, nil
+}
+
 // ChangeFlag changes a flag and returns what it is now.
 func (c *Client) ChangeFlag(ctx context.Context, key string, change FlagChange) (Flag, error) {
-	var now Flag
-	err := c.do(ctx, http.MethodPatch, "/v1/flags/"+url.PathEscape(key), change, &now)
-	if err != nil {
-		return Flag{}, fmt.Errorf("flag %s: %w", key, err)
-	}
-	return now, nil
+	return c.flag(ctx, http.MethodPatch, key, "", change)
 }
 
-// PutFlag writes a whole definition, under its key, whatever was there.
-func (c *Client) PutFlag(ctx context.Context, definition flag.Definition, reason string) error {
-	body := map[string]any{"definition": definition, "reason": reason}
-	if err := c.do(ctx, http.MethodPut, "/v1/flags/"+url.PathEscape(definition.Key), body, nil); err != nil {
-		return fmt.Errorf("flag %s: %w", definition.Key, err)
-	}
-	return nil
+// WriteFlag writes a whole definition, which encodes as JSON.
+func (c *Client) WriteFlag(ctx context.Context, key string, definition any, t Terms) (Flag, error) {
+	return c.flag(ctx, http.MethodPut, key, "", t.body("version", map[string]any{"definition": definition}))
 }
 
-// DeleteFlag removes a flag; its history stays.
-func (c *Client) DeleteFlag(ctx context.Context, key, reason string) error {
-	path := "/v1/flags/" + url.PathEscape(key)
-	if err := c.call(ctx, http.MethodDelete, path, url.Values{"reason": {reason}}, nil, nil); err != nil {
+// RevertFlag brings back the definition of an earlier version, as a new version.
+func (c *Client) RevertFlag(ctx context.Context, key string, to int64, t Terms) (Flag, error) {
+	return c.flag(ctx, http.MethodPost, key, "/revert", t.body("version", map[string]any{"to": to}))
+}
+
+// RemoveFlag removes a flag; its history stays.
+func (c *Client) RemoveFlag(ctx context.Context, key string, t Terms) error {
+	if err := c.call(ctx, http.MethodDelete, flagPath(key), t.query("version"), nil, nil); err != nil {
 		return fmt.Errorf("flag %s: %w", key, err)
 	}
 	return nil
+}
+
+// PutFlag is [Client.WriteFlag] under the definition's key, whatever was there.
+func (c *Client) PutFlag(ctx context.Context, definition flag.Definition, reason string) error {
+	_, err := c.WriteFlag(ctx, definition.Key, definition, Terms{Reason: reason})
+	return err
+}
+
+// DeleteFlag is [Client.RemoveFlag] whatever the flag's version.
+func (c *Client) DeleteFlag(ctx context.Context, key, reason string) error {
+	return c.RemoveFlag(ctx, key, Terms{Reason: reason})
 }
 
 // SetFlag turns a flag "on" or "off" for everyone.
 func (c *Client) SetFlag(ctx context.Context, key, value, reason string) error {
 	_, err := c.ChangeFlag(ctx, key, FlagChange{State: value, Reason: reason})
 	return err
+}
+
+func flagPath(key string) string { return "/v1/flags/" + url.PathEscape(key) }
+
+func (c *Client) flag(ctx context.Context, method, key, action string, in any) (Flag, error) {
+	var now Flag
+	if err := c.do(ctx, method, flagPath(key)+action, in, &now); err != nil {
+		return Flag{}, fmt.Errorf("flag %s: %w", key, err)
+	}
+	return now, nil
 }
