@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"math"
@@ -22,6 +24,7 @@ func flagCommand() command {
 		commands: []command{
 			flagListCommand(),
 			flagShowCommand(),
+			flagEvaluateCommand(),
 			flagHistoryCommand(),
 			flagSetCommand(),
 			flagStateCommand("kill", "serve the off variant to everyone, whatever the rules say", "off"),
@@ -59,6 +62,44 @@ func flagShowCommand() command {
 			}
 			return sayJSON(p.stdout, now)
 		}),
+	}.command()
+}
+
+func flagEvaluateCommand() command {
+	return callCommand{
+		name: "evaluate", arguments: "KEY", summary: "say which variant a user gets now, and why",
+		details: "Without -user it is decided for an anonymous caller. -role and -claim may be given more than once.", needs: needsFlag,
+		setup: func(flags *flag.FlagSet) callFunc {
+			s := apiclient.FlagSubject{Claims: map[string]any{}}
+			flags.StringVar(&s.Key, "user", "", "the `user`")
+			flags.StringVar(&s.Tier, "tier", "", "the user's `tier`")
+			flags.Func("role", "a `role` of the user", appendTo(&s.Roles))
+			flags.Func("claim", "a claim of the token, as `NAME=VALUE`; the value is JSON, or text", func(text string) error {
+				name, value, ok := strings.Cut(text, "=")
+				if !ok || name == "" {
+					return errors.New("NAME=VALUE is needed")
+				}
+				var claim any
+				if json.Unmarshal([]byte(value), &claim) != nil {
+					claim = value
+				}
+				s.Claims[name] = claim
+				return nil
+			})
+			return func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
+				s.Anonymous = s.Key == ""
+				d, err := client.EvaluateFlag(ctx, arguments[0], s)
+				if err != nil {
+					return err
+				}
+				value, err := json.Marshal(d.Value)
+				if err != nil {
+					return err
+				}
+				sayf(p.stdout, "%s: %s, value %s (%s)\n", arguments[0], cmp.Or(d.Variant, "no variant"), value, strings.TrimSpace(d.Reason+" "+d.ErrorCode))
+				return nil
+			}
+		},
 	}.command()
 }
 

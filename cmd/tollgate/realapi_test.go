@@ -20,6 +20,11 @@ type noAudit struct{}
 
 func (noAudit) Audit(context.Context, account.Event) {}
 
+// decided is the flag that can be evaluated: nothing follows the store, so that
+// is what it starts from.
+const decided = `flags: {decided: {variants: {"on": true, "off": false}, defaultVariant: "off",
+  targeting: {if: [{"==": [{var: plan}, 7]}, "on", null]}, tollgate: {users: [{variant: "on", keys: [ada]}], audience: {tiers: [premium]}}}}`
+
 // realAPI serves authz's own API of flags and experiments over an embedded
 // Redis, which holds nothing, and returns its address. The caller is desk.
 func realAPI(t *testing.T) string {
@@ -31,8 +36,12 @@ func realAPI(t *testing.T) string {
 	}
 	client, log := redistest.Client(t, redistest.Embedded(t)), slog.New(slog.DiscardHandler)
 	now := func() time.Time { return time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC) }
+	bootstrap, err := featureflag.Parse("decided", []byte(decided))
+	if err != nil {
+		t.Fatal(err)
+	}
 	flags := featureflag.NewStore(client, now)
-	flagWatcher, err := featureflag.NewWatcher(featureflag.WatcherOptions{Store: flags, Log: log, Now: now})
+	flagWatcher, err := featureflag.NewWatcher(featureflag.WatcherOptions{Store: flags, Bootstrap: bootstrap, Log: log, Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}

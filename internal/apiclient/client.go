@@ -74,11 +74,12 @@ func (e *Error) Error() string {
 	if e.Detail != "" {
 		text += ": " + e.Detail
 	}
-	for i, fault := range e.Faults {
-		if i > 0 {
-			text += ";"
+	if len(e.Faults) > 0 {
+		faults := make([]string, len(e.Faults))
+		for i, f := range e.Faults {
+			faults[i] = strings.TrimPrefix(f.Field+": "+f.Detail, ": ")
 		}
-		text += " " + strings.Trim(fault.Field+": "+fault.Detail, ": ")
+		text += " " + strings.Join(faults, "; ")
 	}
 	if e.RequestID != "" {
 		text += " [request " + e.RequestID + "]"

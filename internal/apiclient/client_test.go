@@ -114,6 +114,9 @@ func TestCalls(t *testing.T) {
 		{"flag history", `{"key":"a","history":[{"version":3,"at":"2026-01-02T03:04:05Z","actor":"ada","action":"delete","reason":"why","definition":null}]}`,
 			func(c *apiclient.Client) (any, error) { return c.FlagHistory(t.Context(), "a/b", 7) }, `GET /v1/flags/a%2Fb/history?limit=7`,
 			[]flag.Entry{{Version: 3, At: want.Updated, Actor: "ada", Action: "delete", Reason: "why", Definition: json.RawMessage("null")}}},
+		{"evaluate", `{"key":"a","variant":"on","value":true,"reason":"SPLIT","error_code":"","set_version":2}`, func(c *apiclient.Client) (any, error) {
+			return c.EvaluateFlag(t.Context(), "a/b", apiclient.FlagSubject{Key: "ada", Tier: "free"})
+		}, `POST /v1/flags/a%2Fb/evaluate {"subject":{"key":"ada","tier":"free"}}`, apiclient.FlagDecision{Variant: "on", Value: true, Reason: "SPLIT"}},
 		{"write", stored, func(c *apiclient.Client) (any, error) {
 			return c.WriteFlag(t.Context(), "a", json.RawMessage(`{}`), apiclient.Terms{At: new(int64)})
 		}, `PUT /v1/flags/a {"definition":{},"version":0}`, want},

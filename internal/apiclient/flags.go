@@ -103,6 +103,36 @@ func (c *Client) ChangeFlag(ctx context.Context, key string, change FlagChange) 
 	return c.flag(ctx, http.MethodPatch, key, "", change)
 }
 
+// FlagSubject is whom a flag is decided for.
+type FlagSubject struct {
+	// Key is the user's.
+	Key   string   `json:"key,omitempty"`
+	Tier  string   `json:"tier,omitempty"`
+	Roles []string `json:"roles,omitempty"`
+	// Anonymous callers have no key, or one of their own making.
+	Anonymous bool           `json:"anonymous,omitempty"`
+	Claims    map[string]any `json:"claims,omitempty"`
+}
+
+// FlagDecision is what a subject gets, and why.
+type FlagDecision struct {
+	// Variant is empty where the flag has no value for the subject.
+	Variant string `json:"variant"`
+	Value   any    `json:"value"`
+	// Reason is OpenFeature's, such as TARGETING_MATCH; ErrorCode goes with ERROR.
+	Reason    string `json:"reason"`
+	ErrorCode string `json:"error_code"`
+}
+
+// EvaluateFlag decides a flag as the API's process would now.
+func (c *Client) EvaluateFlag(ctx context.Context, key string, s FlagSubject) (FlagDecision, error) {
+	var d FlagDecision
+	if err := c.do(ctx, http.MethodPost, flagPath(key)+"/evaluate", map[string]any{"subject": s}, &d); err != nil {
+		return FlagDecision{}, fmt.Errorf("flag %s: %w", key, err)
+	}
+	return d, nil
+}
+
 // WriteFlag writes a whole definition, which encodes as JSON.
 func (c *Client) WriteFlag(ctx context.Context, key string, definition any, t Terms) (Flag, error) {
 	return c.flag(ctx, http.MethodPut, key, "", t.body("version", map[string]any{"definition": definition}))
