@@ -72,6 +72,8 @@ func TestScripts(t *testing.T) {
 			env.Setenv("REAL", ofAuthz)
 			env.Setenv("SILENT", "http://"+silent.Addr().String())
 			env.Setenv("SECRET", secret)
+			// Under -race each command would else wait up to a second at its end.
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"verify": verify},
