@@ -33,17 +33,23 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/envoyconf"
 )
 
+// tellingBackend starts a backend that answers with the user it was told of.
+func tellingBackend(t *testing.T) (addr string) {
+	t.Helper()
+	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("seen-user", r.Header.Get("X-User-Id"))
+	}))
+	t.Cleanup(backend.Close)
+	return backend.Listener.Addr().String()
+}
+
 // TestIdentityFromEnvoy: what Envoy says of the caller, beside the token, by the
 // examples of docs/guide/envoy.md: the client certificate of the TLS handshake,
 // and the word of its jwt_authn filter. One issuer's keys are known to authz, the
 // other's to Envoy alone.
 func TestIdentityFromEnvoy(t *testing.T) {
 	e := newEdge(t)
-	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("seen-user", r.Header.Get("X-User-Id"))
-	}))
-	t.Cleanup(backend.Close)
-	e.backend = backend.Listener.Addr().String()
+	e.backend = tellingBackend(t)
 	p := newIdentities(t, e)
 
 	_, authz := e.spawnWith(t, "authz", "authz", p.authzConfig(t, e), "TOLLGATE_JWT_AUTHN_PAYLOAD_KEY=jwt_payload")

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -25,11 +24,7 @@ import (
 // each, which share their memory of proofs and the secret of their nonces.
 func TestProofs(t *testing.T) {
 	e := newEdge(t)
-	backend := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("seen-user", r.Header.Get("X-User-Id"))
-	}))
-	t.Cleanup(backend.Close)
-	e.backend = backend.Listener.Addr().String()
+	e.backend = tellingBackend(t)
 	p := newIdentities(t, e)
 	p.write(t, "nonces", []byte(strings.Repeat("secret ", 8)))
 	var edges [2]string

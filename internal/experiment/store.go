@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
+	"github.com/tollgate-proxy/tollgate/internal/versioned"
 )
 
 var (
@@ -120,7 +121,7 @@ func (s *Store) readAll(ctx context.Context, d *Definition) ([]VariantData, erro
 		return nil, fmt.Errorf("answer of %d parts", len(answer))
 	}
 	for i := range hashes {
-		if hashes[i], err = hashOf(answer[i]); err != nil {
+		if hashes[i], err = versioned.Fields(answer[i]); err != nil {
 			return nil, err
 		}
 	}
@@ -156,24 +157,6 @@ func (s *Store) readAll(ctx context.Context, d *Definition) ([]VariantData, erro
 			}
 			v.Metrics[m.Name] = MetricData{Users: sums, Known: known, Observations: sketches[group]}
 		}
-	}
-	return out, nil
-}
-
-// hashOf reads a hash of a script's answer: fields and values in turn.
-func hashOf(answer any) (map[string]string, error) {
-	pairs, ok := answer.([]any)
-	if !ok || len(pairs)%2 != 0 {
-		return nil, fmt.Errorf("answer of %T", answer)
-	}
-	out := make(map[string]string, len(pairs)/2)
-	for i := 0; i < len(pairs); i += 2 {
-		field, isField := pairs[i].(string)
-		value, isValue := pairs[i+1].(string)
-		if !isField || !isValue {
-			return nil, fmt.Errorf("answer of %T and %T", pairs[i], pairs[i+1])
-		}
-		out[field] = value
 	}
 	return out, nil
 }

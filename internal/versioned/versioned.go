@@ -81,10 +81,10 @@ func parse(answer []any) (Set, error) {
 	if set.Version, err = strconv.ParseInt(text, 10, 64); err != nil {
 		return Set{}, fmt.Errorf("version of the set: %w", err)
 	}
-	if set.Documents, err = hash(answer[1]); err != nil {
+	if set.Documents, err = Fields(answer[1]); err != nil {
 		return Set{}, err
 	}
-	versions, err := hash(answer[2])
+	versions, err := Fields(answer[2])
 	if err != nil {
 		return Set{}, err
 	}
@@ -96,8 +96,8 @@ func parse(answer []any) (Set, error) {
 	return set, nil
 }
 
-// hash reads fields and values in turn.
-func hash(answer any) (map[string]string, error) {
+// Fields reads a hash of a script's answer: fields and values in turn.
+func Fields(answer any) (map[string]string, error) {
 	pairs, ok := answer.([]any)
 	if !ok || len(pairs)%2 != 0 {
 		return nil, fmt.Errorf("answer of %T", answer)
