@@ -43,6 +43,7 @@ func (c SourcesConfig) Extract(authorization, cookie, header string) (Credential
 	return found, nil
 }
 
+// extract is Extract, and names the scheme of a refused Authorization too.
 func (c SourcesConfig) extract(authorization, cookie, header string) (Credential, *Error) {
 	if c.Authorization && authorization != "" {
 		cred, ok, err := parseAuthorization(authorization)
@@ -65,25 +66,25 @@ func (c SourcesConfig) extract(authorization, cookie, header string) (Credential
 	return Credential{}, errMissing
 }
 
+// parseAuthorization reports whether the token is one for us. Of a malformed one
+// it tells the scheme.
 func parseAuthorization(value string) (Credential, bool, *Error) {
-	if strings.IndexByte(value, ',') >= 0 {
-		return Credential{}, false, errTwoTokens
-	}
-	value = strings.Trim(value, " \t")
-	name, token, _ := strings.Cut(value, " ")
-	scheme := Bearer
-	switch {
-	case strings.EqualFold(name, "bearer"):
-	case strings.EqualFold(name, "dpop"):
-		scheme = DPoP
-	default:
-		return Credential{}, false, nil
+	name, token, _ := strings.Cut(strings.Trim(value, " \t"), " ")
+	var found Credential
+	if strings.EqualFold(name, "dpop") {
+		found.Scheme = DPoP
 	}
 	token = strings.TrimLeft(token, " ")
-	if token == "" || strings.IndexByte(token, ' ') >= 0 || strings.IndexByte(token, '\t') >= 0 {
-		return Credential{}, false, errNoCredential
+	switch {
+	case strings.IndexByte(value, ',') >= 0:
+		return found, false, errTwoTokens
+	case found.Scheme != DPoP && !strings.EqualFold(name, "bearer"):
+		return Credential{}, false, nil
+	case token == "" || strings.IndexByte(token, ' ') >= 0 || strings.IndexByte(token, '\t') >= 0:
+		return found, false, errNoCredential
 	}
-	return Credential{Token: token, Scheme: scheme}, true, nil
+	found.Token = token
+	return found, true, nil
 }
 
 // findCookie returns the value of the one cookie called name, "" where there is

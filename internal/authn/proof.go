@@ -35,6 +35,7 @@ type Replays interface {
 // seen. It is safe for concurrent use.
 type proofs struct {
 	algorithms []*algorithm
+	names      string // of algorithms, separated by spaces
 	maxAge     time.Duration
 	limit      int
 	nonces     *nonces // nil asks for none
@@ -52,8 +53,10 @@ func newProofs(c ProofsConfig, shared Replays) (*proofs, error) {
 	for _, name := range c.Algorithms {
 		if a := algorithms[name]; a != nil && a.family != familyHMAC {
 			p.algorithms = append(p.algorithms, a)
+			p.names += " " + name
 		}
 	}
+	p.names = strings.TrimPrefix(p.names, " ")
 	if c.Shared {
 		if shared == nil {
 			return nil, errors.New("proofs.shared: there is nothing to share proofs in")
@@ -115,7 +118,10 @@ func (p *proofs) check(ctx context.Context, r *Request, token, thumbprint string
 	return p.once(ctx, sha256.Sum256([]byte(thumbprint+"."+id)), now)
 }
 
-var errReplayed = errors.New("was used before")
+var (
+	errReplayed = errors.New("was used before")
+	errOtherKey = errors.New("is by a key that the token is not bound to")
+)
 
 // once refuses a proof for the second time. This process's memory is asked
 // first, so that it alone bears a flood of copies.
@@ -164,7 +170,7 @@ func (p *proofs) verify(c *compact, thumbprint string) error {
 	}
 	sum, err := jwk.Thumbprint(crypto.SHA256)
 	if err != nil || base64.RawURLEncoding.EncodeToString(sum) != thumbprint {
-		return errors.New("is by a key that the token is not bound to")
+		return errOtherKey
 	}
 	a := p.algorithms[at]
 	if err := a.fits(jwk.Key); err != nil {

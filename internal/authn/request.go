@@ -34,6 +34,9 @@ type Request struct {
 	// for its next proof: to be sent in the header DPoP-Nonce of the answer,
 	// whatever that is.
 	FreshNonce string
+	// Challenge is set by Authenticate: how the client is to be challenged where
+	// the request is refused, be it by somebody else.
+	Challenge Challenge
 	// Payload is what Envoy's jwt_authn filter put into the metadata
 	// (payload_in_metadata): numbers are float64. Take it from the metadata of
 	// the check alone, never from a header.
@@ -49,7 +52,7 @@ type Request struct {
 //
 // Only an opaque token that is not remembered waits, for its introspection and
 // no longer than ctx; and so does a proof where proofs are shared. It does not
-// keep the strings of r, and sets no more of it than FreshNonce.
+// keep the strings of r, and sets no more of it than FreshNonce and Challenge.
 func (v *Verifier) Authenticate(ctx context.Context, r *Request, now time.Time) (*Principal, error) {
 	got, err := v.authenticate(ctx, r, now)
 	if err != nil {
@@ -66,6 +69,10 @@ func (v *Verifier) Authenticate(ctx context.Context, r *Request, now time.Time) 
 
 func (v *Verifier) authenticate(ctx context.Context, r *Request, now time.Time) (*verified, *Error) {
 	credential, missing := v.sources.extract(r.Authorization, r.Cookie, r.Header)
+	r.Challenge = Challenge{Scheme: credential.Scheme}
+	if credential.Scheme == DPoP {
+		r.Challenge.Algorithms = v.proofs.names
+	}
 	if missing != nil && (missing.Code != CodeMissing || r.Payload == nil) {
 		return nil, missing
 	}
@@ -206,6 +213,7 @@ func (v *Verifier) holds(ctx context.Context, got *verified, credential *Credent
 		return nil
 	}
 	if credential.Scheme != DPoP {
+		r.Challenge.Algorithms = v.proofs.names
 		return errBound
 	}
 	err := v.proofs.check(ctx, r, credential.Token, b.jkt, now)
@@ -215,6 +223,9 @@ func (v *Verifier) holds(ctx context.Context, got *verified, credential *Credent
 		return nil
 	case errors.As(err, &refused):
 		return refused
+	case !errors.Is(err, errOtherKey):
+		r.Challenge.BadProof = true
+		return &Error{Code: CodeInvalid, Public: "The proof beside the token is not valid.", Cause: fmt.Errorf("proof: %w", err)}
 	}
 	return invalid(fmt.Errorf("proof: %w", err))
 }

@@ -142,64 +142,83 @@ func TestAuthenticateProof(t *testing.T) {
 	twice := good(nil, nil)
 	es := bound(object{"jkt": thumbprint(t, p256())})
 	rs := bound(object{"jkt": thumbprint(t, rsaKey())})
+	const badProof = "the proof's fault"
+	ask := func(name string, r *Request, code string) {
+		t.Helper()
+		want := Challenge{Algorithms: "ES256 EdDSA"}
+		if strings.HasPrefix(r.Authorization, "DPoP ") {
+			want.Scheme = DPoP
+		} else if code == "" {
+			want.Algorithms = "" // bound to no key
+		}
+		if code == badProof {
+			code, want.BadProof = CodeInvalid, true
+		}
+		p, err := v.Authenticate(t.Context(), r, testNow)
+		wantCode(t, name, p, err, code)
+		if r.Challenge != want {
+			t.Errorf("%s: challenge %+v, want %+v", name, r.Challenge, want)
+		}
+	}
+	expired := sign(t, "ES256", p256(), nil, claims(object{"iat": testNow.Unix() - 100, "exp": testNow.Unix() - 31}))
 	for _, c := range []struct {
 		name string
 		r    *Request
 		code string
 	}{
 		{"good", twice, ""},
-		{"the same again", twice, CodeInvalid},
+		{"the same again", twice, badProof},
 		{"another", good(nil, nil), ""},
 		{"ES256", request(es, prove(t, "ES256", p256(), es, nil, nil)), ""},
-		{"algorithm not configured", request(rs, prove(t, "RS256", rsaKey(), rs, nil, nil)), CodeInvalid},
+		{"algorithm not configured", request(rs, prove(t, "RS256", rsaKey(), rs, nil, nil)), badProof},
 		{"as bearer", change(good(nil, nil), func(r *Request) { r.Authorization = "Bearer " + token }), CodeInvalid},
 		{"unbound token with a proof", request(plain, prove(t, "EdDSA", ed(), plain, nil, nil)), CodeInvalid},
 		{"unbound token as bearer, proof beside it", change(request(plain, "x"), func(r *Request) { r.Authorization = "Bearer " + plain }), ""},
-		{"no proof", request(token, ""), CodeInvalid},
-		{"two proofs", change(good(nil, nil), func(r *Request) { r.Proof += "," + r.Proof }), CodeInvalid},
-		{"long proof", good(nil, object{"x": strings.Repeat("x", maxProof)}), CodeInvalid},
-		{"no token at all", request(token, "x.y"), CodeInvalid},
+		{"no proof", request(token, ""), badProof},
+		{"two proofs", change(good(nil, nil), func(r *Request) { r.Proof += "," + r.Proof }), badProof},
+		{"long proof", good(nil, object{"x": strings.Repeat("x", maxProof)}), badProof},
+		{"no proof at all", request(token, "x.y"), badProof},
 		{"somebody else's key", request(token, prove(t, "ES256", p256(), token, nil, nil)), CodeInvalid},
-		{"key and signature differ", request(token, prove(t, "ES256", p256(), token, object{"jwk": jose.JSONWebKey{Key: ed().Public()}}, nil)), CodeInvalid},
-		{"for another token", request(token, prove(t, "EdDSA", ed(), plain, nil, nil)), CodeInvalid},
-		{"without ath", good(nil, object{"ath": nil}), CodeInvalid},
-		{"without jti", good(nil, object{"jti": nil}), CodeInvalid},
-		{"jti a number", good(nil, object{"jti": 1}), CodeInvalid},
-		{"without iat", good(nil, object{"iat": nil}), CodeInvalid},
-		{"old", good(nil, object{"iat": testNow.Unix() - 61}), CodeInvalid},
-		{"of the future", good(nil, object{"iat": testNow.Unix() + 6}), CodeInvalid},
+		{"key and signature differ", request(token, prove(t, "ES256", p256(), token, object{"jwk": jose.JSONWebKey{Key: ed().Public()}}, nil)), badProof},
+		{"for another token", request(token, prove(t, "EdDSA", ed(), plain, nil, nil)), badProof},
+		{"without ath", good(nil, object{"ath": nil}), badProof},
+		{"without jti", good(nil, object{"jti": nil}), badProof},
+		{"jti a number", good(nil, object{"jti": 1}), badProof},
+		{"without iat", good(nil, object{"iat": nil}), badProof},
+		{"old", good(nil, object{"iat": testNow.Unix() - 61}), badProof},
+		{"of the future", good(nil, object{"iat": testNow.Unix() + 6}), badProof},
 		{"just in time", good(nil, object{"iat": testNow.Unix() - 60}), ""},
-		{"other method", good(nil, object{"htm": "GET"}), CodeInvalid},
-		{"other host", good(nil, object{"htu": "https://evil.test/things"}), CodeInvalid},
-		{"other path", good(nil, object{"htu": "https://api.test/other"}), CodeInvalid},
-		{"other scheme", good(nil, object{"htu": "http://api.test/things"}), CodeInvalid},
-		{"no scheme", good(nil, object{"htu": "/things"}), CodeInvalid},
-		{"strange scheme", change(good(nil, object{"htu": "ftp://api.test/things"}), func(r *Request) { r.Scheme = "" }), CodeInvalid},
-		{"user in address", good(nil, object{"htu": "https://x@api.test/things"}), CodeInvalid},
-		{"address not one", good(nil, object{"htu": "https://%zz"}), CodeInvalid},
-		{"address a number", good(nil, object{"htu": 1}), CodeInvalid},
+		{"other method", good(nil, object{"htm": "GET"}), badProof},
+		{"other host", good(nil, object{"htu": "https://evil.test/things"}), badProof},
+		{"other path", good(nil, object{"htu": "https://api.test/other"}), badProof},
+		{"other scheme", good(nil, object{"htu": "http://api.test/things"}), badProof},
+		{"no scheme", good(nil, object{"htu": "/things"}), badProof},
+		{"strange scheme", change(good(nil, object{"htu": "ftp://api.test/things"}), func(r *Request) { r.Scheme = "" }), badProof},
+		{"user in address", good(nil, object{"htu": "https://x@api.test/things"}), badProof},
+		{"address not one", good(nil, object{"htu": "https://%zz"}), badProof},
+		{"address a number", good(nil, object{"htu": 1}), badProof},
 		{"address in capitals with port and query", good(nil, object{"htu": "HTTPS://API.test:443/things?c=d"}), ""},
 		{"scheme not known", change(good(nil, object{"htu": "http://api.test:80/things"}), func(r *Request) { r.Scheme = "" }), ""},
 		{"root", change(good(nil, object{"htu": "https://api.test"}), func(r *Request) { r.Path = "/" }), ""},
-		{"other type", good(object{"typ": "JWT"}, nil), CodeInvalid},
-		{"crit", good(object{"crit": []string{"x"}, "x": 1}, nil), CodeInvalid},
-		{"key private", good(object{"jwk": jose.JSONWebKey{Key: ed()}}, nil), CodeInvalid},
-		{"key secret", good(object{"jwk": jose.JSONWebKey{Key: secret}}, nil), CodeInvalid},
-		{"no key", good(object{"jwk": nil}, nil), CodeInvalid},
-		{"key a text", good(object{"jwk": "x"}, nil), CodeInvalid},
+		{"other type", good(object{"typ": "JWT"}, nil), badProof},
+		{"crit", good(object{"crit": []string{"x"}, "x": 1}, nil), badProof},
+		{"key private", good(object{"jwk": jose.JSONWebKey{Key: ed()}}, nil), badProof},
+		{"key secret", good(object{"jwk": jose.JSONWebKey{Key: secret}}, nil), badProof},
+		{"no key", good(object{"jwk": nil}, nil), badProof},
+		{"expired token", request(expired, "x"), CodeExpired},
+		{"no token", request("", "x"), CodeMalformed},
+		{"two tokens", request(token+", "+token, "x"), CodeMalformed},
+		{"key a text", good(object{"jwk": "x"}, nil), badProof},
 	} {
-		p, err := v.Authenticate(t.Context(), c.r, testNow)
-		wantCode(t, c.name, p, err, c.code)
+		ask(c.name, c.r, c.code)
 	}
 	// A signature with another key's algorithm, and one that is broken.
 	proof := prove(t, "EdDSA", ed(), token, nil, nil)
 	c := must(parseCompact(proof))
 	c.signature[0] ^= 1
-	p, err := v.Authenticate(t.Context(), request(token, c.input+"."+b64(string(c.signature))), testNow)
-	wantCode(t, "broken signature", p, err, CodeInvalid)
+	ask("broken signature", request(token, c.input+"."+b64(string(c.signature))), badProof)
 	header := string(must(json.Marshal(object{"typ": "dpop+jwt", "alg": "ES256", "jwk": jose.JSONWebKey{Key: ed().Public()}})))
-	p, err = v.Authenticate(t.Context(), request(token, signRaw(t, header, "{}")), testNow)
-	wantCode(t, "algorithm that the key is not for", p, err, CodeInvalid)
+	ask("algorithm that the key is not for", request(token, signRaw(t, header, "{}")), badProof)
 }
 
 // A proof is refused a second time for as long as it is valid, and what is

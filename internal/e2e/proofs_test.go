@@ -47,7 +47,8 @@ func TestProofs(t *testing.T) {
 		t.Errorf("with the nonce, at the other replica: %+v", answer)
 	}
 	for _, edge := range edges {
-		if answer = holder.ask(t, edge, proof); answer.status != http.StatusUnauthorized || answer.code != "token_invalid" {
+		if answer = holder.ask(t, edge, proof); answer.status != http.StatusUnauthorized || answer.code != "token_invalid" ||
+			!strings.HasPrefix(answer.header.Get("WWW-Authenticate"), `DPoP realm="tollgate", error="invalid_dpop_proof"`) {
 			t.Errorf("the same proof again: %+v", answer)
 		}
 	}
@@ -55,7 +56,8 @@ func TestProofs(t *testing.T) {
 		t.Errorf("another proof with the nonce: %+v", answer)
 	}
 	holder.scheme = "Bearer"
-	if answer = holder.ask(t, edges[0], ""); answer.code != "token_invalid" {
+	if answer = holder.ask(t, edges[0], ""); answer.code != "token_invalid" ||
+		!strings.HasSuffix(answer.header.Get("WWW-Authenticate"), `DPoP realm="tollgate", algs="ES256 EdDSA"`) {
 		t.Errorf("as plain bearer: %+v", answer)
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/types/known/structpb"
 
-	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/gate"
 	"github.com/tollgate-proxy/tollgate/internal/problem"
 	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
@@ -246,7 +245,7 @@ func denied(o *gate.Outcome, requestID, id string) *authv3.CheckResponse {
 		header("content-type", problem.ContentType),
 		header("cache-control", "no-store"),
 	}
-	if c := challenge(status, o.Code); c != "" {
+	if c := challenge(status, o); c != "" {
 		headers = append(headers, header("www-authenticate", c))
 	}
 	if o.Nonce != "" {
@@ -277,25 +276,4 @@ func denied(o *gate.Outcome, requestID, id string) *authv3.CheckResponse {
 
 func header(key, value string) *corev3.HeaderValueOption {
 	return &corev3.HeaderValueOption{Header: &corev3.HeaderValue{Key: key, Value: value}}
-}
-
-// challenge is the WWW-Authenticate value of RFC 6750, section 3: no error for a
-// request without a token, invalid_token for a bad one, insufficient_scope where
-// another token would do.
-func challenge(status int, code string) string {
-	const realm = `Bearer realm="tollgate"`
-	switch {
-	case status == http.StatusUnauthorized && code == "token_missing":
-		return realm
-	case status == http.StatusUnauthorized && code == authn.CodeNonce:
-		return nonceChallenge
-	case status == http.StatusUnauthorized && code == gate.CodeStepUp: // RFC 9470
-		return realm + `, error="insufficient_user_authentication", error_description="sign in once more", max_age="0"`
-	case status == http.StatusUnauthorized:
-		return realm + `, error="invalid_token", error_description="` + code + `"`
-	case status == http.StatusForbidden && code == "role_required":
-		return realm + `, error="insufficient_scope"`
-	default:
-		return ""
-	}
 }

@@ -243,8 +243,6 @@ func TestDenied(t *testing.T) {
 		challenge string
 	}{
 		{401, "token_missing", 401, codes.Unauthenticated, `Bearer realm="tollgate"`},
-		{401, "token_expired", 401, codes.Unauthenticated, `Bearer realm="tollgate", error="invalid_token", error_description="token_expired"`},
-		{401, "step_up_required", 401, codes.Unauthenticated, `Bearer realm="tollgate", error="insufficient_user_authentication", error_description="sign in once more", max_age="0"`},
 		{403, "role_required", 403, codes.PermissionDenied, `Bearer realm="tollgate", error="insufficient_scope"`},
 		{403, "address_denied", 403, codes.PermissionDenied, ""},
 		{503, "dependency_unavailable", 503, codes.PermissionDenied, ""},

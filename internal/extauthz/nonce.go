@@ -7,11 +7,8 @@ import (
 )
 
 // nonceHeader brings the client a nonce for its next DPoP proof (RFC 9449,
-// section 8.2), and nonceChallenge says that this one needed it (section 9).
-const (
-	nonceHeader    = "dpop-nonce"
-	nonceChallenge = `DPoP realm="tollgate", error="use_dpop_nonce", error_description="the proof needs the nonce of this answer"`
-)
+// section 8.2).
+const nonceHeader = "dpop-nonce"
 
 // appendNonce adds the nonce, where there is one, to the headers of the client's
 // answer.

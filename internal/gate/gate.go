@@ -80,6 +80,8 @@ type Outcome struct {
 	// Nonce is for the client's next DPoP proof, whatever the decision; empty where
 	// it needs no other.
 	Nonce string
+	// Challenge is how to challenge the client where the request is refused.
+	Challenge authn.Challenge
 	// Now is the time of the decision.
 	Now time.Time
 }
@@ -254,7 +256,7 @@ func subjectOf(p *authn.Principal, address netip.Addr) policy.Subject {
 func (g *Gate) authenticate(ctx context.Context, r *Request, route *policy.Route, o *Outcome, x *Explanation) (*authn.Principal, bool) {
 	public := route.Access == policy.Public
 	principal, err := g.verifier.Authenticate(ctx, &r.Request, o.Now)
-	o.Nonce = r.FreshNonce
+	o.Nonce, o.Challenge = r.FreshNonce, r.Challenge
 	x.token(principal, err)
 	if err != nil && x == nil && !public {
 		g.noteFailure(r.Address, err, o.Now)

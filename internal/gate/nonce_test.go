@@ -14,11 +14,13 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
 )
 
+var handed = authn.Challenge{Scheme: authn.DPoP, BadProof: true, Algorithms: "ES256"}
+
 // handing hands out a nonce, and asks for one first.
 type handing struct{ asks bool }
 
 func (h handing) Authenticate(_ context.Context, r *authn.Request, now time.Time) (*authn.Principal, error) {
-	r.FreshNonce = "n-1"
+	r.FreshNonce, r.Challenge = "n-1", handed
 	if h.asks {
 		return nil, &authn.Error{Code: authn.CodeNonce, Public: "again"}
 	}
@@ -38,7 +40,7 @@ func TestNonceOfProofs(t *testing.T) {
 			Log: slog.New(slog.DiscardHandler), Metrics: gate.NewMetrics(prometheus.NewRegistry()), Now: time.Now,
 		})
 		o := g.Decide(t.Context(), &gate.Request{Request: authn.Request{Host: "h", Method: "GET", Path: "/api"}})
-		if o.Nonce != "n-1" || o.Allowed == asks || asks && (o.Status != 401 || o.Code != authn.CodeNonce) {
+		if o.Nonce != "n-1" || o.Challenge != handed || o.Allowed == asks || asks && (o.Status != 401 || o.Code != authn.CodeNonce) {
 			t.Errorf("asked for a nonce: %v: %+v", asks, o)
 		}
 	}
