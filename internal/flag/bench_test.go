@@ -27,7 +27,13 @@ func benchSubject() *Subject {
 
 // Evaluating does not allocate, whatever decides the flag.
 func TestEvaluateDoesNotAllocate(t *testing.T) {
-	set, s := mustCompile(t, benchFlags), benchSubject()
+	const more = `
+  fractional-number: {variants: {a: x, b: y}, defaultVariant: a, targeting: {fractional: [{cat: [{var: tenant}, "/", {var: trial}]}, [a, 50], [b, 50]]}}
+  nested: {variants: {a: x, b: y}, defaultVariant: a, targeting: {if: [{some: [{var: devices}, {"==": [{var: os}, ios]}]}, {fractional: [[a, 1], [{if: [true, b]}, 1]]}, null]}}
+`
+	set, s := mustCompile(t, benchFlags+more[1:]), benchSubject()
+	s.Claims["tenant"], s.Claims["trial"] = 4711.5, true
+	s.Claims["devices"] = []any{map[string]any{"os": "linux"}, map[string]any{"os": "ios"}}
 	for _, key := range set.Keys() {
 		if n := testing.AllocsPerRun(100, func() { set.Evaluate(key, s, testTime) }); n != 0 {
 			t.Errorf("%s: %v allocations", key, n)

@@ -1,8 +1,10 @@
 package flag
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math"
+	"math/bits"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -18,10 +20,56 @@ func TestMurmur3(t *testing.T) {
 		"Hello, world!": 0xc0363e43,
 		"The quick brown fox jumps over the lazy dog": 0x2e4ff723,
 	} {
-		if got := murmur3([]byte(text)); got != want {
-			t.Errorf("%q: got %#x, want %#x", text, got, want)
+		if got := murmur3Whole([]byte(text)); got != want {
+			t.Errorf("the reference, %q: got %#x, want %#x", text, got, want)
+		}
+		if m := murmur3Of(text); m.sum() != want {
+			t.Errorf("%q: got %#x, want %#x", text, m.sum(), want)
 		}
 	}
+}
+
+// murmur3Whole is the reference: all at once, as its author wrote it.
+func murmur3Whole(data []byte) uint32 {
+	const c1, c2 = 0xcc9e2d51, 0x1b873593
+	h, length := uint32(0), uint32(len(data))
+	for ; len(data) >= 4; data = data[4:] {
+		h ^= bits.RotateLeft32(binary.LittleEndian.Uint32(data)*c1, 15) * c2
+		h = bits.RotateLeft32(h, 13)*5 + 0xe6546b64
+	}
+	k := uint32(0)
+	switch len(data) {
+	case 3:
+		k ^= uint32(data[2]) << 16
+		fallthrough
+	case 2:
+		k ^= uint32(data[1]) << 8
+		fallthrough
+	case 1:
+		k ^= uint32(data[0])
+		h ^= bits.RotateLeft32(k*c1, 15) * c2
+	}
+	h ^= length
+	h ^= h >> 16
+	h *= 0x85ebca6b
+	h ^= h >> 13
+	h *= 0xc2b2ae35
+	return h ^ h>>16
+}
+
+// However a text is cut into parts, its hash is the whole's, on the way too.
+func TestMurmur3InParts(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var m murmur3
+		whole := ""
+		for _, part := range rapid.SliceOf(rapid.StringOf(rapid.RuneFrom([]rune("az0\x00é\U0010ffff")))).Draw(t, "parts") {
+			m.add(part)
+			whole += part
+			if got, want := m.sum(), murmur3Whole([]byte(whole)); got != want {
+				t.Fatalf("%q: got %#x, want %#x", whole, got, want)
+			}
+		}
+	})
 }
 
 // tollgate-1 is a promise: these places may never change.

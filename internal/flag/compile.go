@@ -162,7 +162,7 @@ func (c *compiler) targeting(f *compiled, def *Definition) {
 		return
 	}
 	// Lines within a stored rule are of no use to anyone.
-	rc := &ruleCompiler{reader: &reader{}, def: def}
+	rc := &ruleCompiler{reader: &reader{}, def: def, variants: f.byName}
 	r := rc.rule(n, "targeting", place{result: true})
 	for _, fault := range rc.faults {
 		c.at(def.Key, fault.Key, fault.Value, fault.Allowed)
@@ -197,7 +197,7 @@ func compileRollout(def *Definition, f *compiled) *rollout {
 		percentage: o.Percentage,
 		salt:       saltHash(x.Salt),
 		splitSalt:  saltHash("split:" + x.Salt),
-		text:       x.Salt,
+		flagdSalt:  murmur3Of(x.Salt),
 		hash:       x.Hash,
 	}
 	if o.BucketBy != "" {

@@ -1,7 +1,6 @@
 package flag
 
 import (
-	"encoding/binary"
 	"math"
 	"math/bits"
 
@@ -44,28 +43,50 @@ func share(place uint64, total uint32) uint32 {
 	return uint32(hi)
 }
 
-// murmur3 is MurmurHash3_x86_32 with seed 0, flagd's hash.
-func murmur3(data []byte) uint32 {
-	const c1, c2 = 0xcc9e2d51, 0x1b873593
-	h, length := uint32(0), uint32(len(data))
-	for ; len(data) >= 4; data = data[4:] {
-		k := binary.LittleEndian.Uint32(data)
-		h ^= bits.RotateLeft32(k*c1, 15) * c2
-		h = bits.RotateLeft32(h, 13)*5 + 0xe6546b64
+// murmur3 is MurmurHash3_x86_32 with seed 0, flagd's hash, of text that comes
+// in parts. A copy of it goes on where the original is, so that what all
+// evaluations begin with is hashed once.
+type murmur3 struct {
+	hash   uint32
+	tail   uint32 // the bytes since the last block of four
+	length uint32
+}
+
+func murmur3Of(text string) murmur3 {
+	var m murmur3
+	m.add(text)
+	return m
+}
+
+func (m *murmur3) add(text string) {
+	for ; len(text) > 0 && m.length%4 != 0; text = text[1:] {
+		m.tail |= uint32(text[0]) << (m.length % 4 * 8)
+		if m.length++; m.length%4 == 0 {
+			m.hash, m.tail = murmur3Block(m.hash, m.tail), 0
+		}
 	}
-	k := uint32(0)
-	switch len(data) {
-	case 3:
-		k ^= uint32(data[2]) << 16
-		fallthrough
-	case 2:
-		k ^= uint32(data[1]) << 8
-		fallthrough
-	case 1:
-		k ^= uint32(data[0])
-		h ^= bits.RotateLeft32(k*c1, 15) * c2
+	m.length += uint32(len(text))
+	hash := m.hash
+	for ; len(text) >= 4; text = text[4:] {
+		hash = murmur3Block(hash, uint32(text[0])|uint32(text[1])<<8|uint32(text[2])<<16|uint32(text[3])<<24)
 	}
-	h ^= length
+	m.hash = hash
+	for i := range len(text) {
+		m.tail |= uint32(text[i]) << (8 * i)
+	}
+}
+
+func murmur3Block(hash, block uint32) uint32 {
+	return bits.RotateLeft32(hash^murmur3Scramble(block), 13)*5 + 0xe6546b64
+}
+
+func murmur3Scramble(block uint32) uint32 {
+	return bits.RotateLeft32(block*0xcc9e2d51, 15) * 0x1b873593
+}
+
+// sum is the hash of what has been added; more may follow.
+func (m *murmur3) sum() uint32 {
+	h := m.hash ^ murmur3Scramble(m.tail) ^ m.length // no tail scrambles to 0
 	h ^= h >> 16
 	h *= 0x85ebca6b
 	h ^= h >> 13

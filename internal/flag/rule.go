@@ -13,6 +13,8 @@ type rule struct {
 	op       op
 	args     []rule
 	constant value // opConst's value, opFlagKey's, missing_some's number
+	// variant is the one that an opConst names where rules name variants.
+	variant *variant
 	// path holds the steps of a variable's name, after the attribute.
 	path     []string
 	whole    string   // opClaim's whole name, tried before the path
@@ -78,9 +80,10 @@ const (
 
 // split is what fractional and rollout need besides arguments.
 type split struct {
-	flagdKey string
-	legacy   bool // flagd-1
+	flagdKey murmur3 // flagd's key, hashed
+	legacy   bool    // flagd-1
 	bucketBy *rule
+	prefix   murmur3 // the constant text before bucketBy's
 	// variants and weights are fractional's, in parallel.
 	variants []rule
 	weights  []rule
@@ -111,15 +114,9 @@ func (r *rule) eval(e *env) value {
 		return orNull(e.subject.Tier)
 	case opClaim:
 		return claimValue(e.subject, r.whole, r.path)
-	case opIf:
-		i := 0
-		for ; i+1 < len(r.args); i += 2 {
-			if r.args[i].holds(e) {
-				return r.args[i+1].eval(e)
-			}
-		}
-		if i < len(r.args) {
-			return r.args[i].eval(e)
+	case opIf, opFractional, opRollout:
+		if chosen := r.choose(e); chosen != nil {
+			return chosen.eval(e)
 		}
 		return value{}
 	case opAnd, opOr:
@@ -130,10 +127,6 @@ func (r *rule) eval(e *env) value {
 			}
 		}
 		return v
-	case opFractional:
-		return r.split.fractional(e)
-	case opRollout:
-		return r.rollout(e)
 	case opReduce:
 		return r.reduce(e)
 	case opNot, opBool, opEqual, opNotEqual, opSame, opNotSame, opLess, opLessEqual, opGreater, opGreaterEqual,
@@ -148,6 +141,38 @@ func (r *rule) eval(e *env) value {
 	default:
 		return r.data(e)
 	}
+}
+
+// choose follows the operators that choose between rules to the rule chosen,
+// nil where none is. Handing on rules in place of values saves most of the
+// time: a value is too large for registers.
+func (r *rule) choose(e *env) *rule {
+	for r != nil {
+		switch r.op {
+		case opIf:
+			r = r.branch(e)
+		case opFractional:
+			r = r.split.fractional(e)
+		case opRollout:
+			r = r.rollout(e)
+		default:
+			return r
+		}
+	}
+	return nil
+}
+
+func (r *rule) branch(e *env) *rule {
+	i := 0
+	for ; i+1 < len(r.args); i += 2 {
+		if r.args[i].holds(e) {
+			return &r.args[i+1]
+		}
+	}
+	if i < len(r.args) {
+		return &r.args[i]
+	}
+	return nil
 }
 
 // holds is eval's truth, without making values of the truths in between.
@@ -317,9 +342,11 @@ func (r *rule) text(e *env) string {
 	if r.op == opSubstr {
 		return r.substr(e)
 	}
-	var t text
-	r.cat(&t, e)
-	return string(t.bytes())
+	var out []byte
+	for i := range r.args {
+		out = r.args[i].eval(e).appendText(out)
+	}
+	return string(out)
 }
 
 // list is a list that is not constant: written out, merged, mapped, filtered, or
@@ -366,18 +393,6 @@ func (r *rule) list(e *env) *[]value {
 		}
 	}
 	return &list
-}
-
-func (r *rule) cat(t *text, e *env) {
-	for i := range r.args {
-		arg := &r.args[i]
-		switch text, ok := arg.str(e); {
-		case ok:
-			t.add(text)
-		case arg.op != opTier && arg.op != opTargetingKey: // these are strings or null
-			t.addValue(arg.eval(e))
-		}
-	}
 }
 
 // substr counts in characters; a negative start counts from the end, a

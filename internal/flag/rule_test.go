@@ -3,6 +3,7 @@ package flag
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -154,4 +155,30 @@ func TestSemverAgainstOracle(t *testing.T) {
 	if semverHolds(&version1, "?", &version1) {
 		t.Error("an unknown operator holds")
 	}
+}
+
+// What fractional buckets by is hashed in parts, the first of them at load;
+// it is the hash of cat's text all the same.
+func TestFractionalHashesWhatCatMakes(t *testing.T) {
+	const buckets = MaxVariants
+	split := ""
+	for i := range buckets {
+		split += fmt.Sprintf(`,["%d",1]`, i)
+	}
+	s := &Subject{Key: "ann", Claims: map[string]any{"email": "ann@example.com", "age": 41.5, "trial": true, "ids": []any{"x", 2.0}}}
+	rapid.Check(t, func(rt *rapid.T) {
+		parts := rapid.SliceOfN(rapid.SampledFrom([]string{
+			`{"var":"$flagd.flagKey"}`, `{"var":"targetingKey"}`, `{"var":"tier"}`, `{"var":"email"}`, `{"var":"age"}`, `{"var":"trial"}`,
+			`{"var":"ids"}`, `"salt"`, `7`, `null`, `["p","q"]`, `{"cat":["a",{"var":"age"}]}`,
+		}), 1, 6).Draw(rt, "parts")
+		cat := `{"cat":[` + strings.Join(parts, ",") + `]}`
+		var text string
+		if err := json.Unmarshal([]byte(evalRule(t, cat, s)), &text); err != nil {
+			rt.Fatal(err)
+		}
+		want := fmt.Sprintf("%q", strconv.Itoa(int(flagd2Place(murmur3Whole([]byte(text)), buckets))))
+		if got := evalRule(t, `{"fractional":[`+cat+split+`]}`, s); got != want {
+			rt.Fatalf("%s, of %q: got %s, want %s", cat, text, got, want)
+		}
+	})
 }

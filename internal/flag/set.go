@@ -188,7 +188,7 @@ type rollout struct {
 	hash       Hash
 	salt       uint64
 	splitSalt  uint64
-	text       string // the salt itself, for flagd's hashes
+	flagdSalt  murmur3 // the salt under flagd's hashes
 	bucketBy   string
 	bucketPath []string
 
@@ -254,8 +254,13 @@ func (f *compiled) decide(e *evaluation) (*variant, Reason, ErrorCode) {
 		return f.byDefault, ReasonDefault, ErrorNone
 	}
 	if f.targeting != nil {
-		if v := f.targeting.eval(&e.env); v.kind != kindNull {
-			return f.named(v)
+		if r := f.targeting.choose(&e.env); r != nil {
+			if r.variant != nil {
+				return r.variant, ReasonTargetingMatch, ErrorNone
+			}
+			if v := r.eval(&e.env); v.kind != kindNull {
+				return f.named(v)
+			}
 		}
 	}
 	if f.rollout != nil {
@@ -264,28 +269,10 @@ func (f *compiled) decide(e *evaluation) (*variant, Reason, ErrorCode) {
 	return f.byDefault, ReasonDefault, ErrorNone
 }
 
-// fewVariants are searched faster than hashed.
-const fewVariants = 6
-
-// named is the variant that a targeting rule gave.
+// named is the variant whose name a targeting rule has computed.
 func (f *compiled) named(v value) (*variant, Reason, ErrorCode) {
-	name := v.str
-	if v.kind == kindString && len(f.variants) <= fewVariants {
-		for i := range f.variants {
-			if f.variants[i].name == name {
-				return &f.variants[i], ReasonTargetingMatch, ErrorNone
-			}
-		}
-		return nil, ReasonError, ErrorParse
-	}
-	if v.kind != kindString {
-		var buf [32]byte
-		if found, ok := f.byName[string(v.appendText(buf[:0]))]; ok && v.scalar() {
-			return found, ReasonTargetingMatch, ErrorNone
-		}
-		return nil, ReasonError, ErrorParse
-	}
-	if found, ok := f.byName[name]; ok {
+	var buf [32]byte
+	if found, ok := f.byName[string(v.appendText(buf[:0]))]; ok && v.scalar() {
 		return found, ReasonTargetingMatch, ErrorNone
 	}
 	return nil, ReasonError, ErrorParse
@@ -414,8 +401,9 @@ func (r *rollout) draw(key string, p Percentage, e *evaluation) (in bool, at uin
 		}
 		return true, share(bucket64(subject, r.splitSalt), r.total)
 	}
-	var buf [192]byte
-	hash := murmur3(append(append(buf[:0], r.text...), key...))
+	m := r.flagdSalt
+	m.add(key)
+	hash := m.sum()
 	if r.hash == HashFlagd1 {
 		in = p >= Everyone || flagd1Place(hash) < float64(p)/float64(Percent)
 	} else {

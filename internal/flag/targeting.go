@@ -84,6 +84,8 @@ func (p place) inside() place {
 type ruleCompiler struct {
 	*reader
 	def *Definition
+	// variants are the flag's, by name; nil while it is only checked.
+	variants map[string]*variant
 }
 
 // operator gives an operator's code and how many arguments it takes.
@@ -185,11 +187,11 @@ func (c *ruleCompiler) rule(n *yaml.Node, key string, at place) rule {
 		return constantList(r)
 	default:
 	}
-	v := valueOf(goValue(n))
+	r := rule{op: opConst, constant: valueOf(goValue(n))}
 	if at.result {
-		c.variant(n, key, v)
+		r.variant = c.variant(n, key, r.constant)
 	}
-	return rule{op: opConst, constant: v}
+	return r
 }
 
 // constantList turns a list of constants into a constant.
@@ -204,10 +206,10 @@ func constantList(r rule) rule {
 	return rule{op: opConst, constant: value{kind: kindList, ref: &list}}
 }
 
-// variant checks a constant that becomes the flag's variant.
-func (c *ruleCompiler) variant(n *yaml.Node, key string, v value) {
+// variant checks a constant that becomes the flag's variant, and finds it.
+func (c *ruleCompiler) variant(n *yaml.Node, key string, v value) *variant {
 	if v.kind == kindNull {
-		return
+		return nil
 	}
 	name := string(v.appendText(nil))
 	if _, ok := c.def.Variants[name]; !ok {
@@ -218,6 +220,7 @@ func (c *ruleCompiler) variant(n *yaml.Node, key string, v value) {
 		slices.Sort(names)
 		c.fault(n, key, name, fmt.Sprintf("one of the flag's variants %v, or null for the default", names))
 	}
+	return c.variants[name]
 }
 
 func (c *ruleCompiler) rules(nodes []*yaml.Node, key string, at place) []rule {
@@ -417,11 +420,11 @@ func (c *ruleCompiler) semver(args []*yaml.Node, key string, at place) rule {
 }
 
 func (c *ruleCompiler) fractional(n *yaml.Node, args []*yaml.Node, key string, at place) rule {
-	s := &split{flagdKey: c.flagdKey(), legacy: c.def.Extension.FlagdHash == HashFlagd1}
+	s := &split{flagdKey: murmur3Of(c.flagdKey()), legacy: c.def.Extension.FlagdHash == HashFlagd1}
 	shift := 0
 	if args[0].Kind != yaml.SequenceNode {
-		bucketBy := c.rule(args[0], key+"[0]", at.inside())
-		s.bucketBy, args, shift = &bucketBy, args[1:], 1
+		s.setBucketBy(c.rule(args[0], key+"[0]", at.inside()))
+		args, shift = args[1:], 1
 	}
 	if len(args) == 0 || len(args) > MaxVariants {
 		c.fault(n, key, len(args), fmt.Sprintf("1 to %d lists of a variant and a weight", MaxVariants))
@@ -467,10 +470,10 @@ func (c *ruleCompiler) fractional(n *yaml.Node, args []*yaml.Node, key string, a
 }
 
 func (c *ruleCompiler) rollout(n *yaml.Node, args []*yaml.Node, key string, at place) rule {
-	s := &split{flagdKey: c.flagdKey()}
+	s := &split{flagdKey: murmur3Of(c.flagdKey())}
 	if kindOf(args[0]) == "object" {
-		bucketBy := c.rule(args[0], key+"[0]", at.inside())
-		s.bucketBy, args = &bucketBy, args[1:]
+		s.setBucketBy(c.rule(args[0], key+"[0]", at.inside()))
+		args = args[1:]
 	}
 	if len(args) < 3 || len(args) > 4 {
 		c.fault(n, key, shown(n.Content[1]), "a bucketing rule if any, start, end, the variant before if not the default, the variant after")

@@ -248,39 +248,3 @@ func (v value) appendText(dst []byte) []byte {
 	}
 	return dst
 }
-
-// text collects a string on the stack as long as it is short. A rule's methods
-// call each other recursively, and a slice that such methods return would
-// always move to the heap; a pointer to this does not.
-type text struct {
-	short [112]byte
-	n     int
-	long  []byte // everything, once it is too long for short
-}
-
-func (t *text) add(s string) {
-	if t.long == nil && len(s) <= len(t.short)-t.n {
-		t.n += copy(t.short[t.n:], s)
-		return
-	}
-	if t.long == nil {
-		t.long = append(t.long, t.short[:t.n]...)
-	}
-	t.long = append(t.long, s...)
-}
-
-func (t *text) addValue(v value) {
-	if v.kind == kindString {
-		t.add(v.str)
-		return
-	}
-	var buf [64]byte
-	t.add(string(v.appendText(buf[:0])))
-}
-
-func (t *text) bytes() []byte {
-	if t.long != nil {
-		return t.long
-	}
-	return t.short[:t.n]
-}
