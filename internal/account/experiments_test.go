@@ -17,6 +17,7 @@ import (
 
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/experiment"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -82,7 +83,7 @@ func (a *experimentAPI) running(t *testing.T) *experiment.Definition {
 	t.Helper()
 	a.must(t, http.StatusCreated, "POST", "/v1/experiments", `{"reason": "try", "definition": `+buttonExperiment+`}`)
 	a.must(t, http.StatusOK, "POST", "/v1/experiments/button/start", "")
-	waitFor(t, "the running experiment", func() bool { return len(a.watch.Current().Live()) == 1 })
+	polltest.Until(t, "the running experiment", func() bool { return len(a.watch.Current().Live()) == 1 })
 	return a.watch.Current().Live()[0].Definition
 }
 
@@ -139,7 +140,7 @@ func TestExperimentResults(t *testing.T) {
 		t.Fatalf("got %d: %s", w.Code, w.Body)
 	}
 	var got Results
-	waitFor(t, "400 users", func() bool {
+	polltest.Until(t, "400 users", func() bool {
 		if err := json.Unmarshal([]byte(a.must(t, http.StatusOK, "GET", "/v1/experiments/button/results", "")), &got); err != nil {
 			t.Fatal(err)
 		}
@@ -199,7 +200,7 @@ func TestExperimentRefusals(t *testing.T) {
 		}
 	}
 	a.must(t, http.StatusOK, "POST", "/v1/experiments/button/stop", "")
-	waitFor(t, "the stopped experiment", func() bool { return len(a.watch.Current().Live()) == 0 })
+	polltest.Until(t, "the stopped experiment", func() bool { return len(a.watch.Current().Live()) == 0 })
 	if w := a.call("POST", "/v1/experiments/button/metrics", `{"observations": [{"user": "a", "metric": "bought"}]}`, flagService); w.Code != http.StatusConflict {
 		t.Errorf("a stopped experiment measures: %d", w.Code)
 	}
@@ -220,7 +221,7 @@ func TestExperimentBefore(t *testing.T) {
 	}
 	spent := strings.Replace(buttonExperiment, `"name": "bought", "kind": "rate"`, `"name": "spent", "kind": "sum"`, 1)
 	a.must(t, http.StatusOK, "PUT", "/v1/experiments/button", `{"definition": `+spent+`}`)
-	waitFor(t, "the draft", func() bool {
+	polltest.Until(t, "the draft", func() bool {
 		r := a.watch.Current().Find("button")
 		return r != nil && r.Definition.Primary.Name == "spent"
 	})
@@ -228,16 +229,16 @@ func TestExperimentBefore(t *testing.T) {
 		t.Errorf("a draft that does not measure before took observations: %d", code)
 	}
 	a.must(t, http.StatusOK, "PATCH", "/v1/experiments/button", `{"measure_before": true, "maximum_users": 1000}`)
-	waitFor(t, "the draft that measures", func() bool { return a.watch.Current().Find("button").Definition.MeasureBefore })
+	polltest.Until(t, "the draft that measures", func() bool { return a.watch.Current().Find("button").Definition.MeasureBefore })
 	if code := report(func(i int) int { return i }); code != http.StatusAccepted {
 		t.Fatalf("got %d", code)
 	}
-	waitFor(t, "what was before", func() bool {
+	polltest.Until(t, "what was before", func() bool {
 		keys := c.Keys(t.Context(), "*}:before").Val()
 		return len(keys) == 1 && c.HLen(t.Context(), keys[0]).Val() == 200
 	})
 	a.must(t, http.StatusOK, "POST", "/v1/experiments/button/start", "")
-	waitFor(t, "the experiment", func() bool { return len(a.watch.Current().Live()) == 1 })
+	polltest.Until(t, "the experiment", func() bool { return len(a.watch.Current().Live()) == 1 })
 	d := a.watch.Current().Live()[0].Definition
 	for i := range 200 {
 		user := fmt.Sprintf("user-%d", i)
@@ -248,7 +249,7 @@ func TestExperimentBefore(t *testing.T) {
 		t.Fatalf("got %d", code)
 	}
 	var results Results
-	waitFor(t, "adjusted results", func() bool {
+	polltest.Until(t, "adjusted results", func() bool {
 		if err := json.Unmarshal([]byte(a.must(t, http.StatusOK, "GET", "/v1/experiments/button/results", "")), &results); err != nil {
 			t.Fatal(err)
 		}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/flag"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -99,23 +100,9 @@ func (a *flagAPI) call(method, path, body, secret string) *httptest.ResponseReco
 	return w
 }
 
-func waitFor(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.After(60 * time.Second)
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		select {
-		case <-deadline:
-			t.Fatalf("never: %s", what)
-		case <-tick.C:
-		}
-	}
-}
-
 func (a *flagAPI) seeded(t *testing.T) {
 	t.Helper()
-	waitFor(t, "the bootstrap flags in the store", func() bool { return a.watcher.Current().Version() == 3 })
+	polltest.Until(t, "the bootstrap flags in the store", func() bool { return a.watcher.Current().Version() == 3 })
 }
 
 func TestFlagsAPI(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"github.com/open-feature/go-sdk/openfeature"
 
 	"github.com/tollgate-proxy/tollgate/internal/flag"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -30,7 +31,7 @@ func putFlag(t *testing.T, a *flagAPI, key, text string) {
 		t.Fatal(err)
 	}
 	a.watcher.Wake()
-	waitFor(t, "the flag "+key, func() bool { return a.watcher.Current().Version() >= version })
+	polltest.Until(t, "the flag "+key, func() bool { return a.watcher.Current().Version() >= version })
 }
 
 func newOFREPServer(t *testing.T) *flagAPI {

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -27,7 +28,7 @@ func TestStoreAway(t *testing.T) {
 	}
 	suspect.At = at(6 * time.Minute)
 	w.expect("what is known stays", suspect, "new_device", Header)
-	eventually(t, "it was tried", func() bool { return w.counted(failed) == 11 })
+	polltest.Until(t, "it was tried", func() bool { return w.counted(failed) == 11 })
 	if n := strings.Count(w.log.String(), "no new signals"); n != 1 {
 		t.Errorf("told %d times: %s", n, w.log)
 	}
@@ -39,8 +40,8 @@ func TestStoreAway(t *testing.T) {
 
 	w.store.away.Store(false)
 	again := sighting(6*time.Second, berlin, token("a1"), phone)
-	eventually(t, "it is judged again", func() bool { return w.Observe(t.Context(), again).Reasons == "new_device" })
-	eventually(t, "it is told", func() bool { return strings.Contains(w.log.String(), "judged again") })
+	polltest.Until(t, "it is judged again", func() bool { return w.Observe(t.Context(), again).Reasons == "new_device" })
+	polltest.Until(t, "it is told", func() bool { return strings.Contains(w.log.String(), "judged again") })
 }
 
 // A hanging Redis costs the wait, never more; and its metric says so.
@@ -52,7 +53,7 @@ func TestRedisHangs(t *testing.T) {
 	p.Pause()
 	defer p.Resume()
 	w.expect("hanging", sighting(0, berlin), "", None)
-	eventually(t, "it failed", func() bool { return w.counted(failed) == 1 })
+	polltest.Until(t, "it failed", func() bool { return w.counted(failed) == 1 })
 	if w.counted(late) != 1 {
 		t.Errorf("%v late", w.counted(late))
 	}
@@ -77,7 +78,7 @@ func TestSessionThatCannotBeEnded(t *testing.T) {
 	w.expect("thief", sighting(0, newYork), "impossible_travel,new_country,new_network", RevokeSession)
 	<-ends
 	w.idle()
-	eventually(t, "it is counted", func() bool { return testutil.ToFloat64(w.metrics.endFailures) == 1 && w.counted(failed) == 1 })
+	polltest.Until(t, "it is counted", func() bool { return testutil.ToFloat64(w.metrics.endFailures) == 1 && w.counted(failed) == 1 })
 	fail.Store(false)
 	w.expect("refused meanwhile", sighting(time.Second, newYork), "impossible_travel,new_country,new_network", RevokeSession)
 	w.expect("refused, and tried again", sighting(6*time.Second, newYork), "impossible_travel,new_country,new_network", RevokeSession)

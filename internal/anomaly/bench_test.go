@@ -4,6 +4,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 func TestObserveDoesNotAllocate(t *testing.T) {
@@ -35,7 +37,7 @@ func BenchmarkObserveAmongMany(b *testing.B) {
 		sightings[i] = sighting(0, berlin, token(n), func(s *Sighting) { s.User = "user-" + n })
 	}
 	ctx := b.Context()
-	eventually(b, "all are judged", func() bool {
+	polltest.Until(b, "all are judged", func() bool {
 		for _, s := range sightings {
 			w.Observe(ctx, s)
 		}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 // Memory is bounded, whatever comes.
@@ -23,7 +25,7 @@ func TestWatchIsBounded(t *testing.T) {
 	if n := w.failures.Load().len(); n > 640 || n < 400 {
 		t.Errorf("%d failing addresses", n)
 	}
-	eventually(t, "all are judged", func() bool {
+	polltest.Until(t, "all are judged", func() bool {
 		w.sweep(at(day))
 		return w.len() == 0 && w.failures.Load().len() == 0
 	})
@@ -78,7 +80,7 @@ func TestAgentsMadeUp(t *testing.T) {
 	}
 	// The rest is looked at again after a few seconds, and a minute later new ones are met as ever.
 	w.Observe(t.Context(), made(6*time.Second, 2001))
-	eventually(t, "the rest is judged again", func() bool { return w.store.calls.Load() == asked+1 })
+	polltest.Until(t, "the rest is judged again", func() bool { return w.store.calls.Load() == asked+1 })
 	w.idle()
 	before := w.len()
 	w.expect("a minute later", made(time.Minute, 2002), "new_device,many_agents", Deny)

@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/tollgate-proxy/tollgate/internal/config"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 var update = flag.Bool("update", false, "write testdata afresh")
@@ -135,21 +136,6 @@ func FuzzPlaces(f *testing.F) {
 	})
 }
 
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(20 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		select {
-		case <-deadline.C:
-			t.Fatalf("it never came to be: %s", what)
-		case <-tick.C:
-		}
-	}
-}
-
 func TestPlacesAreReplaced(t *testing.T) {
 	path := writeFile(t, "places.mmdb", cities())
 	var log bytes.Buffer
@@ -185,7 +171,7 @@ func TestPlacesAreReplaced(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- p.Run(ctx) }()
-	eventually(t, "the new file is in use", func() bool { return country() == "PL" })
+	polltest.Until(t, "the new file is in use", func() bool { return country() == "PL" })
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/config"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 // Other actions hold for what is known, at once; other weights from the next request on.
@@ -34,7 +35,7 @@ func TestConfigurationIsReplaced(t *testing.T) {
 		c.Weights = []WeightConfig{{"impossible_travel", 0}, {"new_network", 0}, {"new_device", 0}}
 		c.Actions = []ActionConfig{{20, "step_up"}}
 	})
-	eventually(t, "the new weights hold", func() bool {
+	polltest.Until(t, "the new weights hold", func() bool {
 		a := w.Observe(t.Context(), thief())
 		return a.Reasons == "new_country" && a.Action == StepUp
 	})

@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 // One story, over every store: a user at home, a new phone, a thief overseas.
@@ -101,7 +103,7 @@ func TestObserveAsksOnlyWhereSomethingChanged(t *testing.T) {
 	}
 	before := w.store.calls.Load()
 	w.Observe(t.Context(), sighting(5*time.Minute, berlin))
-	eventually(t, "a steady token is looked at again", func() bool { return w.store.calls.Load() == before+1 })
+	polltest.Until(t, "a steady token is looked at again", func() bool { return w.store.calls.Load() == before+1 })
 
 	if a := w.Observe(t.Context(), &Sighting{At: start}); a != (Assessment{}) || w.store.calls.Load() != before+1 {
 		t.Errorf("without a user: %+v", a)
@@ -117,12 +119,12 @@ func TestObserveAsksOnlyWhereSomethingChanged(t *testing.T) {
 func TestObserveDoesNotWait(t *testing.T) {
 	w := newWatch(t, NewMemory(), func(c *Config) { c.Wait = 0 })
 	w.Observe(t.Context(), sighting(-3*day, berlin))
-	eventually(t, "home is known", func() bool { return w.counted(clean) == 1 })
+	polltest.Until(t, "home is known", func() bool { return w.counted(clean) == 1 })
 	w.store.hang = make(chan struct{})
 	thief := sighting(0, newYork, token("t2"))
 	w.expect("at first", thief, "", None)
 	close(w.store.hang)
-	eventually(t, "an assessment", func() bool { return w.Observe(t.Context(), thief).Reasons == "new_country,new_network" })
+	polltest.Until(t, "an assessment", func() bool { return w.Observe(t.Context(), thief).Reasons == "new_country,new_network" })
 }
 
 func TestObserveWaitsNoLongerThanAllowed(t *testing.T) {

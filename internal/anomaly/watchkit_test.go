@@ -1,19 +1,19 @@
 package anomaly
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
-	"log/slog"
 	"net/netip"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/tollgate-proxy/tollgate/internal/logtest"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 // flaky is a store that can be away, or hang.
@@ -40,31 +40,13 @@ func (f *flaky) Record(ctx context.Context, user string, facts []Fact, keep time
 	return f.Store.Record(ctx, user, facts, keep)
 }
 
-// lockedBuffer is a log that goroutines share.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 type watchTest struct {
 	*Watch
 
 	config Config
 	t      testing.TB
 	store  *flaky
-	log    *lockedBuffer
+	log    *logtest.Buffer
 	ended  chan string
 }
 
@@ -78,9 +60,9 @@ func newWatch(t testing.TB, s Store, change func(*Config), options ...func(*Opti
 	if change != nil {
 		change(&c)
 	}
-	w := &watchTest{config: c, t: t, store: &flaky{Store: s}, log: &lockedBuffer{}, ended: make(chan string, 100)}
+	w := &watchTest{config: c, t: t, store: &flaky{Store: s}, log: &logtest.Buffer{}, ended: make(chan string, 100)}
 	o := Options{
-		Store: w.store, Places: openPlaces(t, c.Places), Log: slog.New(slog.NewTextHandler(w.log, nil)), Metrics: prometheus.NewRegistry(),
+		Store: w.store, Places: openPlaces(t, c.Places), Log: w.log.Logger(), Metrics: prometheus.NewRegistry(),
 		EndSession: func(_ context.Context, user, session, _ string) error { w.ended <- user + "/" + session; return nil },
 		Now:        func() time.Time { return start },
 	}
@@ -134,7 +116,7 @@ func (w *watchTest) expect(what string, s *Sighting, reasons string, action Acti
 // idle waits until nothing is being judged.
 func (w *watchTest) idle() {
 	w.t.Helper()
-	eventually(w.t, "all is judged", func() bool {
+	polltest.Until(w.t, "all is judged", func() bool {
 		for i := range w.shards {
 			s := &w.shards[i]
 			s.mu.RLock()

@@ -26,6 +26,9 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
+
+	"github.com/tollgate-proxy/tollgate/internal/logtest"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 type sample struct {
@@ -54,23 +57,6 @@ func process(wire func(ctx context.Context, cfg sample, rt *Runtime) error) Proc
 	}
 }
 
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 func file(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "sample.yaml")
@@ -83,7 +69,7 @@ func file(t *testing.T, text string) string {
 // running is a process under test.
 type running struct {
 	rt   *Runtime
-	log  *lockedBuffer
+	log  *logtest.Buffer
 	stop context.CancelFunc
 	code chan int
 }
@@ -91,7 +77,7 @@ type running struct {
 func launch(t *testing.T, yaml string, wire func(ctx context.Context, cfg sample, rt *Runtime) error) *running {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	r := &running{log: &lockedBuffer{}, stop: cancel, code: make(chan int, 1)}
+	r := &running{log: &logtest.Buffer{}, stop: cancel, code: make(chan int, 1)}
 	started := make(chan *Runtime, 1)
 	path := file(t, yaml)
 	go func() {
@@ -121,21 +107,6 @@ func (r *running) get(t *testing.T, path string, header ...string) (int, string)
 	defer a.Body.Close()
 	body, _ := io.ReadAll(a.Body)
 	return a.StatusCode, string(body)
-}
-
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !f() {
-		select {
-		case <-deadline.C:
-			t.Fatalf("not in ten seconds: %s", what)
-		case <-tick.C:
-		}
-	}
 }
 
 func TestCommandLine(t *testing.T) {
@@ -193,7 +164,7 @@ func TestLifecycle(t *testing.T) {
 		}
 		return rt.ServeHTTP("http", "127.0.0.1:0", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { panic("secret of the handler") }))
 	})
-	eventually(t, "ready", func() bool { code, _ := r.get(t, "/readyz"); return code == 200 })
+	polltest.Until(t, "ready", func() bool { code, _ := r.get(t, "/readyz"); return code == 200 })
 	if code, _ := r.get(t, "/livez"); code != 200 {
 		t.Errorf("/livez %d", code)
 	}
@@ -239,7 +210,7 @@ func TestAFailureEndsTheProcess(t *testing.T) {
 }
 
 func TestWireFailureUndoes(t *testing.T) {
-	var log lockedBuffer
+	var log logtest.Buffer
 	cleaned, addr := false, ""
 	code := run(t.Context(), process(func(_ context.Context, _ sample, rt *Runtime) error {
 		rt.Cleanup("x", func(context.Context) error { cleaned = true; return errors.New("odd") })
@@ -266,7 +237,7 @@ func TestPortInUse(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	var log lockedBuffer
+	var log logtest.Buffer
 	code := run(t.Context(), process(func(context.Context, sample, *Runtime) error { return nil }),
 		[]string{"-config", file(t, "operations: {listen: '"+l.Addr().String()+"'}")}, nil, io.Discard, &log, nil)
 	if code != 1 || !strings.Contains(log.String(), "address already in use") {
@@ -301,7 +272,7 @@ func TestReloadIsAllOrNothing(t *testing.T) {
 	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "SIGHUP reloads", func() bool { return get() == "new" })
+	polltest.Until(t, "SIGHUP reloads", func() bool { return get() == "new" })
 	if !strings.Contains(r.log.String(), "rules.yaml:3: wrong") {
 		t.Error("the reason is not logged")
 	}

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/config"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 // authority signs certificates for tests.
@@ -137,7 +138,7 @@ func TestServeHTTPS(t *testing.T) {
 		t.Errorf("with a certificate of somebody else: %q", got)
 	}
 	ca.writePair(t, dir, "two.test")
-	eventually(t, "the new certificate", func() bool {
+	polltest.Until(t, "the new certificate", func() bool {
 		got, err := call("two.test", nil, "")
 		return err == nil && got == "nobody"
 	})

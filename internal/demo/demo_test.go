@@ -1,7 +1,6 @@
 package demo_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -9,12 +8,12 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/demo"
+	"github.com/tollgate-proxy/tollgate/internal/logtest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 	"github.com/tollgate-proxy/tollgate/internal/stack"
 	"github.com/tollgate-proxy/tollgate/internal/stack/stacktest"
@@ -29,22 +28,7 @@ func TestMain(m *testing.M) {
 }
 
 // screen is written by the demo and read by a test at the same time.
-type screen struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (p *screen) Write(b []byte) (int, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.text.Write(b)
-}
-
-func (p *screen) String() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.text.String()
-}
+type screen struct{ logtest.Buffer }
 
 // await waits until the demo says what matches, and returns the match's groups.
 func (p *screen) await(t *testing.T, pattern string) []string {

@@ -1,15 +1,17 @@
 package e2e
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/tollgate-proxy/tollgate/internal/logtest"
 )
 
 // TestDemo runs the demo as a visitor does, in a folder of its own: the tour
@@ -31,7 +33,7 @@ func TestDemo(t *testing.T) {
 		{"none", "Ctrl-C", true},
 	} {
 		t.Run(tc.tour, func(t *testing.T) {
-			var out lockedBuffer
+			var out logtest.Buffer
 			command := exec.Command(filepath.Join(programs, "tollgate"), "demo", "-free-ports", "-root", folder, "-tour", tc.tour)
 			command.Dir, command.Env, command.Stdout, command.Stderr = folder, environ(), &out, &out
 			if err := command.Start(); err != nil {
@@ -46,7 +48,7 @@ func TestDemo(t *testing.T) {
 						t.Fatalf("the demo ended: %v\n%s", err, &out)
 					default:
 					}
-					if !bytes.Contains(out.Bytes(), []byte(tc.until)) {
+					if !strings.Contains(out.String(), tc.until) {
 						return errors.New("it does not say how to end it")
 					}
 					return nil
@@ -58,7 +60,7 @@ func TestDemo(t *testing.T) {
 			if err := <-ended; err != nil {
 				t.Fatalf("%v\n%s", err, &out)
 			}
-			children := pids.FindAllSubmatch(out.Bytes(), -1)
+			children := pids.FindAllStringSubmatch(out.String(), -1)
 			if len(children) < 8 {
 				t.Fatalf("%d processes are named\n%s", len(children), &out)
 			}
@@ -67,7 +69,7 @@ func TestDemo(t *testing.T) {
 					t.Errorf("process %s is still there: %v", child[1], err)
 				}
 			}
-			if jwt.Match(out.Bytes()) {
+			if jwt.MatchString(out.String()) {
 				t.Error("the demo shows a token")
 			}
 		})

@@ -25,6 +25,8 @@ import (
 	"google.golang.org/grpc/health"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 // gateway is the real Envoy with the shipped configuration between small servers that the test controls.
@@ -189,7 +191,7 @@ func start(t *testing.T, change func(*bootstrapv3.Bootstrap)) *gateway {
 		}
 	})
 
-	eventually(t, "Envoy is ready", func() bool {
+	polltest.Until(t, "Envoy is ready", func() bool {
 		address, err := os.ReadFile(adminFile)
 		if err != nil || len(address) == 0 {
 			return false
@@ -256,22 +258,6 @@ func serveHTTP(t *testing.T, name string) string {
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { _ = server.Close() })
 	return listener.Addr().String()
-}
-
-// eventually polls until ok holds.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("not within the deadline: %s", what)
-		case <-tick.C:
-		}
-	}
 }
 
 // get fetches url; a refused connection is status 0.

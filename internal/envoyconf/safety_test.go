@@ -24,6 +24,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -333,7 +335,7 @@ func TestGateway(t *testing.T) {
 		_, resp := g.reach(t, "/logged?secret=1", nil)
 		id := resp.Header.Get("x-request-id")
 		var entry map[string]any
-		eventually(t, "the entry is written", func() bool {
+		polltest.Until(t, "the entry is written", func() bool {
 			text, err := os.ReadFile(g.accessLog)
 			if err != nil {
 				return false

@@ -28,6 +28,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/flag"
 	"github.com/tollgate-proxy/tollgate/internal/gate"
 	"github.com/tollgate-proxy/tollgate/internal/policy"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
 	"github.com/tollgate-proxy/tollgate/internal/session"
@@ -118,7 +119,7 @@ func newWhole(t testing.TB) *whole {
 	}
 	w.flags = flags
 	background(t, replica.Run, tracker.Run, watch.Run, flags.Run)
-	await(t, "the revocations are known", replica.Ready)
+	polltest.Until(t, "the revocations are known", replica.Ready)
 	others := make([]revocation.Revocation, 10_000)
 	for i := range others {
 		others[i] = revocation.Revocation{Kind: revocation.KindSession, ID: fmt.Sprint("other-", i)}
@@ -132,12 +133,12 @@ func newWhole(t testing.TB) *whole {
 		Routes: wholeRoutes(t), Metrics: gate.NewMetrics(metrics), Now: time.Now,
 	})})
 	w.request = wholeRequest(t, wholeToken(t, key))
-	await(t, "the session is registered", func() bool {
+	polltest.Until(t, "the session is registered", func() bool {
 		w.check(t)
 		sessions, err := manager.List(t.Context(), wholeUser)
 		return err == nil && len(sessions) == 1
 	})
-	await(t, "the circumstances were judged", func() bool {
+	polltest.Until(t, "the circumstances were judged", func() bool {
 		events, err := client.Exists(t.Context(), "tollgate:anomaly:{"+wholeUser+"}:facts").Result()
 		return err == nil && events == 1
 	})
@@ -158,19 +159,6 @@ func background(t testing.TB, runs ...func(context.Context) error) {
 		cancel()
 		all.Wait()
 	})
-}
-
-func await(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not so after half a minute: %s", what)
-		}
-		<-tick.C
-	}
 }
 
 func wholeVerifier(t testing.TB, key *rsa.PrivateKey, metrics prometheus.Registerer) *authn.Verifier {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tollgate-proxy/tollgate/internal/clocktest"
 	"github.com/tollgate-proxy/tollgate/internal/httpcache"
 )
 
@@ -60,32 +61,19 @@ func numbered(headers ...string) func(*http.Request, int) (*http.Response, error
 type fixture struct {
 	*testing.T
 	*service
+	*clocktest.Clock
 	cache    *httpcache.Cache
 	next     http.RoundTripper
 	registry *prometheus.Registry
-	mu       sync.Mutex
-	at       time.Time
-}
-
-func (f *fixture) now() time.Time {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.at
-}
-
-func (f *fixture) advance(d time.Duration) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.at = f.at.Add(d)
 }
 
 func options(f *fixture) httpcache.Options {
 	return httpcache.Options{Bytes: 16 << 20, MaxEntry: 64 << 10, MaxKeyBody: 1 << 10, StoreTimeout: patience, StoreRest: time.Minute,
-		PollInterval: time.Millisecond, Now: f.now, Log: slog.New(slog.DiscardHandler), Metrics: f.registry}
+		PollInterval: time.Millisecond, Now: f.Now, Log: slog.New(slog.DiscardHandler), Metrics: f.registry}
 }
 
 func newFixture(t *testing.T, p httpcache.Policy, answer func(*http.Request, int) (*http.Response, error)) *fixture {
-	f := &fixture{T: t, service: &service{answer: answer}, at: time.Now().Truncate(time.Second), registry: prometheus.NewRegistry()}
+	f := &fixture{T: t, service: &service{answer: answer}, Clock: clocktest.New(time.Now().Truncate(time.Second)), registry: prometheus.NewRegistry()}
 	f.cache = httpcache.New(options(f))
 	f.next = f.cache.Transport(p, f.service)
 	return f
@@ -131,20 +119,6 @@ func (f *fixture) want(g got, body, status string) {
 	f.Helper()
 	if g.err != nil || g.body != body || !strings.HasPrefix(g.header.Get("Cache-Status"), "tollgate; "+status) {
 		f.Fatalf("%v, want %q, %s", g, body, status)
-	}
-}
-
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	end := time.After(patience)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-end:
-			t.Fatalf("never: %s", what)
-		case <-tick.C:
-		}
 	}
 }
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 type closer struct {
@@ -32,7 +34,7 @@ func TestRequestsAreCoalesced(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	first := make(chan got, 1)
 	go func() { first <- ask(ctx, f.next, "GET", "/", "") }()
-	until(t, "the first is on its way", func() bool { return f.count() == 1 })
+	polltest.Until(t, "the first is on its way", func() bool { return f.count() == 1 })
 	const n = 50
 	others := make(chan got, n)
 	for range n {
@@ -64,7 +66,7 @@ func TestWhatCannotBeSharedIsNot(t *testing.T) {
 	for range n {
 		go func() { all <- ask(context.Background(), f.next, "GET", "/", "") }()
 	}
-	until(t, "on the way", func() bool { return f.count() == 1 })
+	polltest.Until(t, "on the way", func() bool { return f.count() == 1 })
 	close(release)
 	seen := map[string]bool{}
 	for range n {
@@ -90,7 +92,7 @@ func TestRequestsForWhatCannotBeKeptDoNotWaitForOneAnother(t *testing.T) {
 	for range 5 {
 		go func() { all <- ask(context.Background(), f.next, "GET", "/", "") }()
 	}
-	until(t, "all on their way at once", func() bool { return f.count() == 6 })
+	polltest.Until(t, "all on their way at once", func() bool { return f.count() == 6 })
 	if g := f.ask("GET", "/", "", "Cache-Control", "only-if-cached"); g.status != 504 {
 		t.Fatal(g)
 	}
@@ -101,7 +103,7 @@ func TestRequestsForWhatCannotBeKeptDoNotWaitForOneAnother(t *testing.T) {
 		}
 	}
 	// After a while it is tried again whether it can.
-	f.advance(6 * time.Second)
+	f.Advance(6 * time.Second)
 	f.want(f.ask("GET", "/", ""), "answer 7", "fwd=miss")
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tollgate-proxy/tollgate/internal/clocktest"
 	"github.com/tollgate-proxy/tollgate/internal/httpcache"
 )
 
@@ -21,7 +22,7 @@ func TestAnAnswerIsKeptForItsTime(t *testing.T) {
 	if g.header["Age"] != nil { // it comes from the service
 		t.Fatal(g)
 	}
-	f.advance(20 * time.Second)
+	f.Advance(20 * time.Second)
 	g = f.ask("GET", "/a", "")
 	f.want(g, "answer 1", "hit; ttl=40")
 	if g.header.Get("Age") != "20" || g.header.Get("Content-Type") != "text/x" || g.header.Get("Content-Length") != "8" {
@@ -29,7 +30,7 @@ func TestAnAnswerIsKeptForItsTime(t *testing.T) {
 	}
 	f.want(f.ask("GET", "/b", ""), "answer 2", "fwd=miss")
 	f.want(f.ask("GET", "/a?x", ""), "answer 3", "fwd=miss")
-	f.advance(41 * time.Second)
+	f.Advance(41 * time.Second)
 	f.want(f.ask("GET", "/a", ""), "answer 4", "fwd=")
 }
 
@@ -72,16 +73,14 @@ func TestWhatIsKept(t *testing.T) {
 			f := newFixture(t, minute, func(_ *http.Request, n int) (*http.Response, error) {
 				return reply(tc.status, fmt.Sprint(n), tc.headers...), nil
 			})
-			f.mu.Lock()
-			f.at = at.Truncate(time.Second)
-			f.mu.Unlock()
+			f.Advance(at.Truncate(time.Second).Sub(f.Now()))
 			if g := f.ask("GET", "/", ""); g.status != tc.status || g.body != "1" {
 				t.Fatal(g)
 			}
 			if tc.kept > 0 {
-				f.advance(tc.kept - time.Second)
+				f.Advance(tc.kept - time.Second)
 				f.want(f.ask("GET", "/", ""), "1", "hit; ttl=1")
-				f.advance(time.Second)
+				f.Advance(time.Second)
 			}
 			if g := f.ask("GET", "/", ""); g.body != "2" {
 				t.Fatal(g)
@@ -107,7 +106,7 @@ func TestRequestDirectives(t *testing.T) {
 	f.want(f.ask("GET", "/", "", "Cache-Control", "max-age=0"), "answer 3", "fwd=request; stored")
 	f.want(f.ask("GET", "/", "", "Pragma", "no-cache"), "answer 4", "fwd=request; stored")
 	f.want(f.ask("GET", "/", ""), "answer 4", "hit")
-	f.advance(20 * time.Second)
+	f.Advance(20 * time.Second)
 	f.want(f.ask("GET", "/", "", "Cache-Control", "max-age=20, min-fresh=40"), "answer 4", "hit")
 	f.want(f.ask("GET", "/", "", "Cache-Control", "max-age=19"), "answer 5", "fwd=request; stored")
 	f.want(f.ask("GET", "/", "", "Cache-Control", "min-fresh=61"), "answer 6", "fwd=request; stored")
@@ -153,7 +152,7 @@ func TestConditionsOfTheClient(t *testing.T) {
 func TestMemoryIsBounded(t *testing.T) {
 	f := &fixture{T: t, service: &service{answer: func(*http.Request, int) (*http.Response, error) {
 		return reply(200, strings.Repeat("x", 10<<10)), nil
-	}}, at: time.Now().Truncate(time.Second), registry: prometheus.NewRegistry()}
+	}}, Clock: clocktest.New(time.Now().Truncate(time.Second)), registry: prometheus.NewRegistry()}
 	o := options(f)
 	o.Bytes = 1 << 20
 	f.cache = httpcache.New(o)

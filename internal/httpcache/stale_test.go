@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 func TestAStaleAnswerIsValidated(t *testing.T) {
@@ -18,16 +20,16 @@ func TestAStaleAnswerIsValidated(t *testing.T) {
 		return reply(200, fmt.Sprint(n), "Etag", `"v1"`), nil
 	})
 	f.ask("GET", "/", "")
-	f.advance(61 * time.Second)
+	f.Advance(61 * time.Second)
 	g := f.ask("GET", "/", "")
 	f.want(g, "1", "fwd=stale; fwd-status=304; stored")
 	if g.header.Get("X-New") != "yes" {
 		t.Fatal(g)
 	}
 	f.want(f.ask("GET", "/", ""), "1", "hit; ttl=20")
-	f.advance(21 * time.Second)
+	f.Advance(21 * time.Second)
 	f.want(f.ask("GET", "/", ""), "1", "fwd=stale; fwd-status=304")
-	f.advance(21 * time.Second)
+	f.Advance(21 * time.Second)
 	f.want(f.ask("GET", "/", ""), "4", "fwd=stale; stored")
 }
 
@@ -45,7 +47,7 @@ func TestStaleIfError(t *testing.T) {
 		return reply(int(broken.Load()), "no"), nil
 	})
 	f.ask("GET", "/", "")
-	f.advance(90 * time.Second)
+	f.Advance(90 * time.Second)
 	for _, how := range []int32{1, 500, 502, 503, 504} {
 		broken.Store(how)
 		f.want(f.ask("GET", "/", ""), "1", "hit; ttl=-30; detail=stale-if-error")
@@ -55,7 +57,7 @@ func TestStaleIfError(t *testing.T) {
 		t.Fatal(g)
 	}
 	broken.Store(1)
-	f.advance(31 * time.Second)
+	f.Advance(31 * time.Second)
 	if g := f.ask("GET", "/", ""); !errors.Is(g.err, errBroken) {
 		t.Fatal("stale beyond its bound:", g)
 	}
@@ -72,7 +74,7 @@ func TestStaleIsForbiddenWhereTheAnswerSaysSo(t *testing.T) {
 			return reply(200, "x", "Cache-Control", cc), nil
 		})
 		f.ask("GET", "/", "")
-		f.advance(11 * time.Second)
+		f.Advance(11 * time.Second)
 		if g := f.ask("GET", "/", ""); g.err == nil {
 			t.Errorf("%s: %v", cc, g)
 		}
@@ -84,10 +86,10 @@ func TestStaleWhileRevalidate(t *testing.T) {
 	p.StaleWhileRevalidate = time.Minute
 	f := newFixture(t, p, numbered())
 	f.ask("GET", "/", "")
-	f.advance(61 * time.Second)
+	f.Advance(61 * time.Second)
 	f.want(f.ask("GET", "/", ""), "answer 1", "hit; ttl=-1; detail=stale-while-revalidate")
-	until(t, "refreshed", func() bool { return f.ask("GET", "/", "").body == "answer 2" })
-	f.advance(121 * time.Second)
+	polltest.Until(t, "refreshed", func() bool { return f.ask("GET", "/", "").body == "answer 2" })
+	f.Advance(121 * time.Second)
 	f.want(f.ask("GET", "/", ""), "answer 3", "fwd=")
 }
 
@@ -104,7 +106,7 @@ func TestABackgroundAnswerThatCannotBeKeptIsClosed(t *testing.T) {
 		return resp, nil
 	})
 	f.ask("GET", "/", "")
-	f.advance(61 * time.Second)
+	f.Advance(61 * time.Second)
 	f.ask("GET", "/", "")
 	select {
 	case <-closed:
@@ -123,7 +125,7 @@ func TestAConfirmedAnswerThatIsPrivateNow(t *testing.T) {
 			return reply(200, fmt.Sprint(n), "Etag", `"v1"`), nil
 		})
 		f.ask("GET", "/", "")
-		f.advance(61 * time.Second)
+		f.Advance(61 * time.Second)
 		g := f.ask("GET", "/", "")
 		f.want(g, "1", "fwd=stale")
 		if strings.Contains(g.header.Get("Cache-Status"), "stored") || g.header.Get(header[0]) != header[1] {

@@ -10,14 +10,16 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/clocktest"
 	"github.com/tollgate-proxy/tollgate/internal/httpcache"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 	"github.com/tollgate-proxy/tollgate/internal/replica"
 )
 
 // onStore is a cache of its own on a shared store.
 func onStore(f *fixture, s httpcache.Store, p httpcache.Policy) *fixture {
-	r := &fixture{T: f.T, service: f.service, at: f.now(), registry: f.registry}
+	r := &fixture{T: f.T, service: f.service, Clock: clocktest.New(f.Now()), registry: f.registry}
 	o := options(r)
 	o.Store, o.Metrics = s, nil
 	r.cache = httpcache.New(o)
@@ -46,7 +48,7 @@ func TestReplicasShareAnswersAndPurges(t *testing.T) {
 		s := replica.NewCache(c)
 		a, b := onStore(f, s, p).running(), onStore(f, s, p).running()
 		n := 0
-		until(t, "both know the store's purges", func() bool {
+		polltest.Until(t, "both know the store's purges", func() bool {
 			n++
 			path := fmt.Sprint("/probe/", n)
 			one := a.ask("GET", path, "").body
@@ -60,7 +62,7 @@ func TestReplicasShareAnswersAndPurges(t *testing.T) {
 		if got := a.ask("GET", "/shared", "").body; got == one {
 			t.Fatal("not purged here")
 		}
-		until(t, "purged there", func() bool { return b.ask("GET", "/shared", "").body != one })
+		polltest.Until(t, "purged there", func() bool { return b.ask("GET", "/shared", "").body != one })
 		f.service.mu.Lock()
 		f.answer = numbered("Content-Type", "text/plain", "X-Long", long)
 		f.service.mu.Unlock()
@@ -105,7 +107,7 @@ func TestNothingDependsOnTheStore(t *testing.T) {
 		t.Fatal("a purge that others cannot know of")
 	}
 	r.want(r.ask("GET", "/", ""), "answer 2", "fwd=miss")
-	r.advance(2 * time.Minute)
+	r.Advance(2 * time.Minute)
 	m.fail = nil
 	m.value = []byte("\x01\x00rubbish") // another version's entry
 	r.want(r.ask("GET", "/", ""), "answer 3", "fwd=miss")

@@ -12,7 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tollgate-proxy/tollgate/internal/clocktest"
 	"github.com/tollgate-proxy/tollgate/internal/faultproxy"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/pyproxy"
 )
 
@@ -165,8 +167,8 @@ func TestAClientThatDoesNotReadIsLetGo(t *testing.T) {
 	}
 	defer conn.Close()
 	io.WriteString(conn, "GET /get HTTP/1.1\r\nHost: x\r\n\r\n")
-	until(t, "begun", func() bool { return g.metric("tollgate_pyproxy_requests_in_flight") == 1 })
-	until(t, "let go", func() bool {
+	polltest.Until(t, "begun", func() bool { return g.metric("tollgate_pyproxy_requests_in_flight") == 1 })
+	polltest.Until(t, "let go", func() bool {
 		return g.metric("tollgate_pyproxy_requests_in_flight") == 0 && g.metric("tollgate_pyproxy_attempts_in_flight") == 0
 	})
 	if g.metric("tollgate_pyproxy_attempts_total", "outcome", "client_gone") != 1 {
@@ -222,12 +224,11 @@ func TestRecoveryUnderLoadWithoutAStampede(t *testing.T) {
 		}
 		return says(ok("x"))(c, r, n)
 	})
-	var now atomic.Int64
-	now.Store(time.Now().UnixNano())
+	clock := clocktest.New(time.Now())
 	c := settings(b.address)
-	g := newGate(t, c, func(o *pyproxy.Options) { o.Now = func() time.Time { return time.Unix(0, now.Load()) } })
+	g := newGate(t, c, func(o *pyproxy.Options) { o.Now = clock.Now })
 	down.Store(1)
-	until(t, "open", func() bool { g.do("POST", "/post", ""); return g.state() == "open" })
+	polltest.Until(t, "open", func() bool { g.do("POST", "/post", ""); return g.state() == "open" })
 	before := b.calls.Load()
 	for range 100 {
 		g.want(g.do("POST", "/post", ""), 503, "circuit_open")
@@ -236,7 +237,7 @@ func TestRecoveryUnderLoadWithoutAStampede(t *testing.T) {
 		t.Fatal("an open circuit lets calls through")
 	}
 	down.Store(2)
-	now.Add(int64(time.Minute)) // half-open, with a hundred clients waiting
+	clock.Advance(time.Minute) // half-open, with a hundred clients waiting
 	var wg sync.WaitGroup
 	var answered atomic.Int64
 	for range 100 {
@@ -246,8 +247,8 @@ func TestRecoveryUnderLoadWithoutAStampede(t *testing.T) {
 			}
 		})
 	}
-	until(t, "the probes are out", func() bool { return atOnce.Load() == 3 })
-	until(t, "the others are refused", func() bool { return g.metric("tollgate_pyproxy_requests_total", "status", "5xx") >= float64(20+100+97) })
+	polltest.Until(t, "the probes are out", func() bool { return atOnce.Load() == 3 })
+	polltest.Until(t, "the others are refused", func() bool { return g.metric("tollgate_pyproxy_requests_total", "status", "5xx") >= float64(20+100+97) })
 	close(release)
 	wg.Wait()
 	if most.Load() != 3 || answered.Load() != 3 || g.state() != "closed" {

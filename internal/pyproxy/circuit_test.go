@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/pyproxy"
 )
 
@@ -60,10 +61,10 @@ func TestTheCircuitClosesByItselfWhenTheServiceReturns(t *testing.T) {
 	g := newGate(t, c).running()
 	g.want(g.do("POST", "/post", ""), 200, "")
 	down.Store(true)
-	until(t, "open", func() bool { g.do("POST", "/post", ""); return g.state() == "open" })
-	until(t, "unhealthy", func() bool { return g.metric("tollgate_pyproxy_addresses", "state", "unhealthy") == 1 })
+	polltest.Until(t, "open", func() bool { g.do("POST", "/post", ""); return g.state() == "open" })
+	polltest.Until(t, "unhealthy", func() bool { return g.metric("tollgate_pyproxy_addresses", "state", "unhealthy") == 1 })
 	down.Store(false)
-	until(t, "closed", func() bool { return g.state() == "closed" })
+	polltest.Until(t, "closed", func() bool { return g.state() == "closed" })
 	g.want(g.do("POST", "/post", ""), 200, "")
 }
 
@@ -93,7 +94,7 @@ func TestUnhealthyAddressesAreLeftOut(t *testing.T) {
 	c.Health.Interval, c.Health.UnhealthyAfter = 5*time.Millisecond, 1
 	g := newGate(t, c).running()
 	down.Store(true)
-	until(t, "noticed", func() bool { return g.metric("tollgate_pyproxy_addresses", "state", "unhealthy") == 1 })
+	polltest.Until(t, "noticed", func() bool { return g.metric("tollgate_pyproxy_addresses", "state", "unhealthy") == 1 })
 	for range 20 { // unsafe: one attempt each, so none may meet the sick one
 		g.want(g.do("POST", "/post", ""), 200, "")
 	}
@@ -112,7 +113,7 @@ func TestAllUnhealthyIsNoReasonNotToTry(t *testing.T) {
 	})
 	c.Upstreams[0].Addresses = []string{bad.address}
 	g := newGate(t, c).running()
-	until(t, "unhealthy", func() bool { return g.metric("tollgate_pyproxy_addresses", "state", "unhealthy") == 1 })
+	polltest.Until(t, "unhealthy", func() bool { return g.metric("tollgate_pyproxy_addresses", "state", "unhealthy") == 1 })
 	g.want(g.do("POST", "/post", ""), 200, "")
 }
 
@@ -125,7 +126,7 @@ func TestAnAddressThatFailsItsCallsIsEjected(t *testing.T) {
 	g := newGate(t, c, func(o *pyproxy.Options) {
 		o.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
 	})
-	until(t, "ejected", func() bool {
+	polltest.Until(t, "ejected", func() bool {
 		g.do("POST", "/post", "")
 		later.Add(int64(time.Second)) // a suspect is the last choice for a while
 		return g.metric("tollgate_pyproxy_ejections_total") == 1

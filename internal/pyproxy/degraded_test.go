@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tollgate-proxy/tollgate/internal/clocktest"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/pyproxy"
 )
 
@@ -35,21 +37,20 @@ func TestKeptAnswersServeWhileTheCircuitIsOpen(t *testing.T) {
 }
 
 func TestAStaleAnswerBeforeTheFallbackBeforeAProblem(t *testing.T) {
-	var now atomic.Int64
-	now.Store(time.Now().UnixNano())
+	clock := clocktest.New(time.Now())
 	b := newBackend(t, says(ok("fresh")))
 	c := settings(b.address)
 	c.Routes[0].Cache = &pyproxy.RouteCache{TTL: time.Minute, StaleIfError: time.Minute}
 	c.Routes[0].Fallback = &pyproxy.Fallback{Status: 200, ContentType: "application/json", Body: `{"fallback":true}`}
 	c.Breaker.Reset = 24 * time.Hour
-	g := newGate(t, c, func(o *pyproxy.Options) { o.Now = func() time.Time { return time.Unix(0, now.Load()) } })
+	g := newGate(t, c, func(o *pyproxy.Options) { o.Now = clock.Now })
 	g.want(g.do("GET", "/get", ""), 200, "")
 	g.proxy.Trip("s")
-	now.Add(int64(90 * time.Second))
+	clock.Advance(90 * time.Second)
 	if r := g.do("GET", "/get", ""); r.body != "fresh" || !strings.Contains(r.header.Get("Cache-Status"), "stale-if-error") {
 		t.Fatalf("%+v", r)
 	}
-	now.Add(int64(90 * time.Second))
+	clock.Advance(90 * time.Second)
 	r := g.do("GET", "/get", "")
 	if r.status != 200 || r.body != `{"fallback":true}` || r.header.Get("X-Tollgate-Degraded") != "fallback; reason=circuit_open" || r.header.Get("Cache-Control") != "no-store" {
 		t.Fatalf("%+v", r)
@@ -145,7 +146,7 @@ func TestHedging(t *testing.T) {
 	if g.metric("tollgate_pyproxy_hedges_total") < 1 {
 		t.Fatal("not counted")
 	}
-	until(t, "the loser counts for nothing", func() bool { return g.metric("tollgate_pyproxy_attempts_total", "outcome", "client_gone") >= 1 })
+	polltest.Until(t, "the loser counts for nothing", func() bool { return g.metric("tollgate_pyproxy_attempts_total", "outcome", "client_gone") >= 1 })
 	if g.metric("tollgate_pyproxy_attempts_total", "outcome", "timeout") != 0 {
 		t.Fatal("counted as a failure")
 	}
@@ -171,7 +172,7 @@ func TestUnsafeRequestsAreNotHedged(t *testing.T) {
 	g := newGate(t, c)
 	done := make(chan reply, 1)
 	go func() { done <- g.do("POST", "/post", "x") }()
-	until(t, "asked", func() bool { return b.calls.Load()+d.calls.Load() == 1 })
+	polltest.Until(t, "asked", func() bool { return b.calls.Load()+d.calls.Load() == 1 })
 	close(release)
 	if r := <-done; r.status != 200 || b.calls.Load()+d.calls.Load() != 1 {
 		t.Fatalf("%+v", r)
@@ -183,10 +184,10 @@ func TestAHintMakesTheReplicaLookAtOnce(t *testing.T) {
 	c := settings(newSwitch(t, &down))
 	c.Health.Interval, c.Health.UnhealthyAfter = time.Hour, 1
 	g := newGate(t, c).running()
-	until(t, "the first round", func() bool { return g.metric("tollgate_pyproxy_health_checks_total") == 1 })
+	polltest.Until(t, "the first round", func() bool { return g.metric("tollgate_pyproxy_health_checks_total") == 1 })
 	down.Store(true)
 	g.proxy.ProbeSoon("s")
 	g.proxy.ProbeSoon("no such upstream")
-	until(t, "seen", func() bool { return g.metric("tollgate_pyproxy_addresses", "state", "unhealthy") == 1 })
+	polltest.Until(t, "seen", func() bool { return g.metric("tollgate_pyproxy_addresses", "state", "unhealthy") == 1 })
 	g.want(g.do("POST", "/post", ""), 502, "upstream_failed") // a hint trips nothing
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/pyproxy"
 )
 
@@ -80,7 +81,7 @@ func TestABodyThatBreaksAbortsTheAnswer(t *testing.T) {
 
 				t.Fatalf("%+v", r)
 			}
-			until(t, "counted", func() bool { return g.metric("tollgate_pyproxy_attempts_total", "outcome", "body") == 1 })
+			polltest.Until(t, "counted", func() bool { return g.metric("tollgate_pyproxy_attempts_total", "outcome", "body") == 1 })
 		})
 	}
 }
@@ -118,7 +119,7 @@ func TestAClientThatLeavesCancelsTheServiceAndCountsForNothing(t *testing.T) {
 		_, err := g.client.Do(req)
 		done <- err
 	}()
-	until(t, "the call arrives", func() bool { return b.calls.Load() == 1 })
+	polltest.Until(t, "the call arrives", func() bool { return b.calls.Load() == 1 })
 	cancel()
 	if err := <-done; err == nil {
 		t.Fatal("an answer")
@@ -128,7 +129,7 @@ func TestAClientThatLeavesCancelsTheServiceAndCountsForNothing(t *testing.T) {
 	case <-time.After(patience):
 		t.Fatal("the service is still asked")
 	}
-	until(t, "counted", func() bool { return g.metric("tollgate_pyproxy_attempts_total", "outcome", "client_gone") == 1 })
+	polltest.Until(t, "counted", func() bool { return g.metric("tollgate_pyproxy_attempts_total", "outcome", "client_gone") == 1 })
 	if g.metric("tollgate_pyproxy_requests_total", "status", "client_gone") != 1 {
 		t.Fatal("not counted as gone")
 	}
@@ -167,7 +168,7 @@ func TestAnOverloadedServiceIsProtected(t *testing.T) {
 		defer close(done)
 		g.client.Do(req)
 	}()
-	until(t, "the place is taken", func() bool { return b.calls.Load() == 1 })
+	polltest.Until(t, "the place is taken", func() bool { return b.calls.Load() == 1 })
 	r := g.do("GET", "/get", "")
 	g.want(r, 503, "dependency_unavailable")
 	if r.header.Get("Retry-After") == "" {
@@ -175,7 +176,7 @@ func TestAnOverloadedServiceIsProtected(t *testing.T) {
 	}
 	cancel()
 	<-done
-	until(t, "the place is free", func() bool { return g.metric("tollgate_pyproxy_attempts_in_flight") == 0 })
+	polltest.Until(t, "the place is free", func() bool { return g.metric("tollgate_pyproxy_attempts_in_flight") == 0 })
 }
 
 func TestDetailsNameNoAddress(t *testing.T) {
@@ -222,7 +223,7 @@ func TestAClientWithHalfABodyReachesNoService(t *testing.T) {
 					t.Fatalf("%q %v", got, err)
 				}
 			}
-			until(t, "the request ends", func() bool {
+			polltest.Until(t, "the request ends", func() bool {
 				return g.metric("tollgate_pyproxy_requests_total") == 1 && g.metric("tollgate_pyproxy_requests_in_flight") == 0
 			})
 			if b.calls.Load() != 0 || g.metric("tollgate_pyproxy_attempts_total") != 0 {

@@ -308,18 +308,3 @@ func (g *gate) metric(name string, labels ...string) float64 {
 }
 
 func (g *gate) state() string { return g.proxy.Status()[0].Circuits[0].State }
-
-// until polls.
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	end := time.After(patience)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-end:
-			t.Fatalf("never: %s", what)
-		case <-tick.C:
-		}
-	}
-}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 func TestARequestReachesItsServiceAndComesBack(t *testing.T) {
@@ -174,7 +176,7 @@ func TestUpgradesPass(t *testing.T) {
 		t.Fatalf("%q %v", got, err)
 	}
 	conn.Close()
-	until(t, "the upgraded call is over", func() bool { return g.metric("tollgate_pyproxy_requests_in_flight") == 0 })
+	polltest.Until(t, "the upgraded call is over", func() bool { return g.metric("tollgate_pyproxy_requests_in_flight") == 0 })
 }
 
 func TestTrailersOfTheAnswerPass(t *testing.T) {

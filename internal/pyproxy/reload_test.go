@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/pyproxy"
 )
 
@@ -95,7 +96,7 @@ func TestAReloadKeepsAddressesAndTheBudget(t *testing.T) {
 	c.Retry.BudgetPerSecond = 0
 	c.Upstreams[0].Addresses = []string{bad.address, newBackend(t, says(ok("x"))).address}
 	g := newGate(t, c)
-	until(t, "ejected", func() bool {
+	polltest.Until(t, "ejected", func() bool {
 		g.do("POST", "/post", "")
 		return g.metric("tollgate_pyproxy_addresses", "state", "ejected") == 1
 	})
@@ -158,14 +159,14 @@ func TestAReloadMovesTheHealthChecks(t *testing.T) {
 	c := settings(newSwitch(t, &down))
 	c.Health.Interval, c.Health.UnhealthyAfter = time.Hour, 1
 	g := newGate(t, c).running()
-	until(t, "the first round", func() bool { return g.metric("tollgate_pyproxy_addresses", "state", "unhealthy") == 1 })
+	polltest.Until(t, "the first round", func() bool { return g.metric("tollgate_pyproxy_addresses", "state", "unhealthy") == 1 })
 	next := settings(newBackend(t, says(ok("x"))).address)
 	next.Upstreams[0].Name = "n"
 	for i := range next.Routes {
 		next.Routes[i].Upstream = "n"
 	}
 	g.reload(next)
-	until(t, "the new one's", func() bool {
+	polltest.Until(t, "the new one's", func() bool {
 		return g.metric("tollgate_pyproxy_health_checks_total", "upstream", "n", "result", "ok") >= 1
 	})
 	if n := g.metric("tollgate_pyproxy_health_checks_total", "upstream", "s"); n != 0 {
@@ -199,7 +200,7 @@ func TestReloadsUnderLoad(t *testing.T) {
 	for i := range 40 {
 		before := g.metric("tollgate_pyproxy_attempts_total")
 		g.reload([]pyproxy.Config{other, c}[i%2])
-		until(t, "some answers", func() bool { return g.metric("tollgate_pyproxy_attempts_total") >= before+8 })
+		polltest.Until(t, "some answers", func() bool { return g.metric("tollgate_pyproxy_attempts_total") >= before+8 })
 	}
 	stop.Store(true)
 	clients.Wait()

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 func TestSafeRequestsAreRepeated(t *testing.T) {
@@ -167,7 +169,7 @@ func TestDiscardedAnswersAreClosed(t *testing.T) {
 			if n := line.Accepted(); n != tc.connections {
 				t.Errorf("%d connections", n)
 			}
-			until(t, "nothing is held", func() bool { return g.metric("tollgate_pyproxy_attempts_in_flight") == 0 })
+			polltest.Until(t, "nothing is held", func() bool { return g.metric("tollgate_pyproxy_attempts_in_flight") == 0 })
 		})
 	}
 }

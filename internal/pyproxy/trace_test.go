@@ -9,6 +9,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/pyproxy"
 )
 
@@ -20,7 +21,7 @@ func TestEveryAttemptHasASpanOfItsOwn(t *testing.T) {
 		o.Propagator = propagation.TraceContext{}
 	})
 	g.want(g.do("GET", "/get", ""), 200, "")
-	until(t, "two spans", func() bool { return len(spans.Ended()) == 2 })
+	polltest.Until(t, "two spans", func() bool { return len(spans.Ended()) == 2 })
 	first, second := spans.Ended()[0], spans.Ended()[1]
 	if first.Status().Code != codes.Error || second.Status().Code != codes.Unset || first.Name() != "pyproxy get" {
 		t.Fatalf("%v %v %s", first.Status(), second.Status(), first.Name())

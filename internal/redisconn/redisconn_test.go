@@ -1,14 +1,12 @@
 package redisconn
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,6 +18,8 @@ import (
 
 	"github.com/tollgate-proxy/tollgate/internal/config"
 	"github.com/tollgate-proxy/tollgate/internal/health"
+	"github.com/tollgate-proxy/tollgate/internal/logtest"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -74,43 +74,11 @@ func TestKeysDoNotCollide(t *testing.T) {
 	})
 }
 
-type safeBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *safeBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *safeBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
-	defer deadline.Stop()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !f() {
-		select {
-		case <-deadline.C:
-			t.Fatalf("not in ten seconds: %s", what)
-		case <-tick.C:
-		}
-	}
-}
-
 func TestMonitorFollowsTheServer(t *testing.T) {
 	p := redistest.NewProcess(t)
 	p.Kill() // away at start
-	var log safeBuffer
-	logger := slog.New(slog.NewTextHandler(&log, nil))
+	var log logtest.Buffer
+	logger := log.Logger()
 	metrics := prometheus.NewRegistry()
 	reg := health.New(logger, metrics)
 	cfg := Default()
@@ -126,16 +94,16 @@ func TestMonitorFollowsTheServer(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- c.Monitor(ctx) }()
 
-	eventually(t, "the first failure is logged", func() bool { return strings.Contains(log.String(), "redis does not answer") })
+	polltest.Until(t, "the first failure is logged", func() bool { return strings.Contains(log.String(), "redis does not answer") })
 	if reg.Ready() || testutil.ToFloat64(c.up) != 0 {
 		t.Error("ready without Redis")
 	}
 	p.Start()
-	eventually(t, "ready", reg.Ready)
+	polltest.Until(t, "ready", reg.Ready)
 	p.Kill()
-	eventually(t, "not ready", func() bool { return !reg.Ready() })
+	polltest.Until(t, "not ready", func() bool { return !reg.Ready() })
 	p.Start()
-	eventually(t, "ready again", reg.Ready)
+	polltest.Until(t, "ready again", reg.Ready)
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
@@ -149,17 +117,17 @@ func TestMonitorFollowsTheServer(t *testing.T) {
 }
 
 func TestEmbeddedExpires(t *testing.T) {
-	var log safeBuffer
+	var log logtest.Buffer
 	cfg := Default()
 	cfg.Mode = Embedded
-	c, err := Open(cfg, Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	c, err := Open(cfg, Options{Log: log.Logger()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := c.Set(t.Context(), "k", "v", 60*time.Millisecond).Err(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the key expires", func() bool { return errors.Is(c.Get(t.Context(), "k").Err(), redis.Nil) })
+	polltest.Until(t, "the key expires", func() bool { return errors.Is(c.Get(t.Context(), "k").Err(), redis.Nil) })
 	if err := c.Close(); err != nil {
 		t.Error(err)
 	}

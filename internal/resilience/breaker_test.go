@@ -8,15 +8,11 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
+	"github.com/tollgate-proxy/tollgate/internal/clocktest"
 	"github.com/tollgate-proxy/tollgate/internal/resilience"
 )
 
-type clock struct{ t time.Time }
-
-func (c *clock) now() time.Time          { return c.t }
-func (c *clock) advance(d time.Duration) { c.t = c.t.Add(d) }
-
-func newClock() *clock { return &clock{t: time.Unix(1_800_000_000, 0)} }
+func newClock() *clocktest.Clock { return clocktest.New(time.Unix(1_800_000_000, 0)) }
 
 var config = resilience.BreakerConfig{
 	FailureRate: 0.5, SlowRate: 0.5, MinimumCalls: 20, Window: 10 * time.Second,
@@ -25,18 +21,18 @@ var config = resilience.BreakerConfig{
 
 type fixture struct {
 	*testing.T
-	*clock
+	*clocktest.Clock
 	b           *resilience.Breaker
 	transitions []resilience.Transition
 }
 
 func newFixture(t *testing.T, change func(*resilience.BreakerConfig)) *fixture {
-	f := &fixture{T: t, clock: newClock()}
+	f := &fixture{T: t, Clock: newClock()}
 	c := config
 	if change != nil {
 		change(&c)
 	}
-	f.b = resilience.NewBreaker(c, f.now, func(tr resilience.Transition) { f.transitions = append(f.transitions, tr) })
+	f.b = resilience.NewBreaker(c, f.Now, func(tr resilience.Transition) { f.transitions = append(f.transitions, tr) })
 	return f
 }
 
@@ -83,7 +79,7 @@ func opened(t *testing.T) *fixture {
 // halfOpened returns a fixture whose breaker has waited out its reset time.
 func halfOpened(t *testing.T) *fixture {
 	f := opened(t)
-	f.advance(time.Minute)
+	f.Advance(time.Minute)
 	f.want(resilience.HalfOpen)
 	return f
 }
@@ -108,7 +104,7 @@ func TestAResultOfAnOlderGenerationIsVoid(t *testing.T) {
 		late[i] = f.acquire()
 	}
 	f.calls(20, resilience.Failure)
-	f.advance(time.Minute)
+	f.Advance(time.Minute)
 	f.want(resilience.HalfOpen)
 	for _, p := range late {
 		p.Done(resilience.Failure, 0)
@@ -126,7 +122,7 @@ func TestTripAndReset(t *testing.T) {
 	f := newFixture(t, nil)
 	f.b.Trip()
 	f.refused(time.Minute)
-	f.advance(10 * time.Second)
+	f.Advance(10 * time.Second)
 	f.b.Trip()
 	f.refused(time.Minute)
 	f.b.Reset()
@@ -164,7 +160,7 @@ func TestBreakerProperties(t *testing.T) {
 		cfg := config
 		cfg.MinimumCalls = rapid.IntRange(1, 5).Draw(t, "minimum")
 		cfg.Probes = rapid.IntRange(1, 4).Draw(t, "probes")
-		b := resilience.NewBreaker(cfg, c.now, nil)
+		b := resilience.NewBreaker(cfg, c.Now, nil)
 		var out []resilience.Permit
 		probes := 0 // admitted since half-open began and not timed out: bounded by Probes within ProbeTimeout
 		t.Repeat(map[string]func(*rapid.T){
@@ -202,7 +198,7 @@ func TestBreakerProperties(t *testing.T) {
 			},
 			"health": func(t *rapid.T) { b.Health(rapid.Bool().Draw(t, "ok")); probes = 0 },
 			"advance": func(t *rapid.T) {
-				c.advance(time.Duration(rapid.IntRange(0, 70).Draw(t, "s")) * time.Second)
+				c.Advance(time.Duration(rapid.IntRange(0, 70).Draw(t, "s")) * time.Second)
 				probes = 0
 			},
 			"": func(t *rapid.T) {
@@ -211,7 +207,7 @@ func TestBreakerProperties(t *testing.T) {
 				}
 			},
 		})
-		c.advance(cfg.Reset + cfg.ProbeTimeout)
+		c.Advance(cfg.Reset + cfg.ProbeTimeout)
 		if _, err := b.Acquire(); err != nil {
 			t.Fatalf("after quiet: %v", err)
 		}

@@ -48,13 +48,13 @@ func TestCallsInFlightDoNotDilute(t *testing.T) {
 func TestTheWindowSlides(t *testing.T) {
 	f := newFixture(t, nil)
 	f.calls(10, resilience.Failure)
-	f.advance(11 * time.Second) // past the window, all at once
+	f.Advance(11 * time.Second) // past the window, all at once
 	f.calls(10, resilience.Failure)
 	f.want(resilience.Closed)
-	f.advance(6 * time.Second)
+	f.Advance(6 * time.Second)
 	f.calls(9, resilience.Failure)
 	f.want(resilience.Closed)
-	f.advance(5 * time.Second) // the ten of before have left, nine are left
+	f.Advance(5 * time.Second) // the ten of before have left, nine are left
 	f.calls(10, resilience.Failure)
 	f.want(resilience.Closed)
 	f.calls(1, resilience.Failure)
@@ -64,7 +64,7 @@ func TestTheWindowSlides(t *testing.T) {
 func TestAClockThatStepsBackIsHarmless(t *testing.T) {
 	f := newFixture(t, nil)
 	f.calls(10, resilience.Failure)
-	f.advance(-time.Hour)
+	f.Advance(-time.Hour)
 	f.calls(10, resilience.Failure)
 	f.want(resilience.Open)
 }
@@ -82,7 +82,7 @@ func TestSlowCallsOpen(t *testing.T) {
 	if got := f.transitions[0].Cause; got != "slow_calls" {
 		t.Fatalf("cause %q", got)
 	}
-	f.advance(time.Minute)
+	f.Advance(time.Minute)
 	slow(f, 1)
 	f.want(resilience.Open)
 

@@ -38,7 +38,7 @@ func TestALostProbeTimesOut(t *testing.T) {
 	lost := f.acquire()
 	f.acquire()
 	f.acquire()
-	f.advance(30 * time.Second)
+	f.Advance(30 * time.Second)
 	f.calls(2, resilience.Success)
 	lost.Done(resilience.Failure, 0) // too late to count
 	f.want(resilience.HalfOpen)

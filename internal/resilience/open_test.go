@@ -10,15 +10,15 @@ import (
 func TestOpenRefusesUntilItsTimeIsOver(t *testing.T) {
 	f := opened(t)
 	f.refused(time.Minute)
-	f.advance(59*time.Second + 500*time.Millisecond)
+	f.Advance(59*time.Second + 500*time.Millisecond)
 	f.refused(time.Second) // half a second, never told as less than one
-	f.advance(500 * time.Millisecond)
+	f.Advance(500 * time.Millisecond)
 	f.acquire()
 }
 
 func TestOpenIsTrueWithoutTraffic(t *testing.T) {
 	f := opened(t)
-	f.advance(time.Hour)
+	f.Advance(time.Hour)
 	f.want(resilience.HalfOpen) // nobody called in between
 }
 

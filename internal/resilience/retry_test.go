@@ -56,7 +56,7 @@ func FuzzParseRetryAfter(f *testing.F) {
 
 func TestBudget(t *testing.T) {
 	c := newClock()
-	b := resilience.NewBudget(resilience.BudgetConfig{Ratio: 0.2, PerSecond: 10}, c.now)
+	b := resilience.NewBudget(resilience.BudgetConfig{Ratio: 0.2, PerSecond: 10}, c.Now)
 	take := func(want int) {
 		t.Helper()
 		got := 0
@@ -68,7 +68,7 @@ func TestBudget(t *testing.T) {
 		}
 	}
 	take(10)
-	c.advance(500 * time.Millisecond)
+	c.Advance(500 * time.Millisecond)
 	take(5)
 	for range 50 {
 		b.Deposit()
@@ -76,7 +76,7 @@ func TestBudget(t *testing.T) {
 	if got := b.Left(); got < 9.99 || got > 10.01 {
 		t.Fatalf("left %v", got)
 	}
-	c.advance(time.Hour)
+	c.Advance(time.Hour)
 	take(20)
 }
 
@@ -84,8 +84,8 @@ func TestBudget(t *testing.T) {
 func TestBudgetProperty(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c := newClock()
-		b := resilience.NewBudget(resilience.BudgetConfig{Ratio: 0.2, PerSecond: 10}, c.now)
-		start := c.t
+		b := resilience.NewBudget(resilience.BudgetConfig{Ratio: 0.2, PerSecond: 10}, c.Now)
+		start := c.Now()
 		var calls, retries int
 		t.Repeat(map[string]func(*rapid.T){
 			"calls": func(t *rapid.T) { n := rapid.IntRange(1, 300).Draw(t, "n"); calls += n; repeat(n, b.Deposit) },
@@ -96,9 +96,9 @@ func TestBudgetProperty(t *testing.T) {
 					}
 				}
 			},
-			"advance": func(t *rapid.T) { c.advance(time.Duration(rapid.IntRange(0, 5000).Draw(t, "ms")) * time.Millisecond) },
+			"advance": func(t *rapid.T) { c.Advance(time.Duration(rapid.IntRange(0, 5000).Draw(t, "ms")) * time.Millisecond) },
 			"": func(t *rapid.T) {
-				if bound := 0.2*float64(calls) + 10*c.t.Sub(start).Seconds() + 10.001; float64(retries) > bound {
+				if bound := 0.2*float64(calls) + 10*c.Now().Sub(start).Seconds() + 10.001; float64(retries) > bound {
 					t.Fatalf("%d retries, bound %v", retries, bound)
 				}
 			},

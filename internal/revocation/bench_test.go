@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -138,7 +139,7 @@ func BenchmarkRestart(b *testing.B) {
 		ctx, cancel := context.WithCancel(b.Context())
 		done := make(chan error)
 		go func() { done <- r.Run(ctx) }()
-		eventually(b, "ready", r.Ready)
+		polltest.Until(b, "ready", r.Ready)
 		if r.set.entries.len() != million {
 			b.Fatalf("%d entries", r.set.entries.len())
 		}

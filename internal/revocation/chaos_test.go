@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -61,13 +62,13 @@ func TestNothingIsForgottenWhileOneReplicaLives(t *testing.T) {
 				if !refuses(writer, token)() {
 					t.Errorf("%q is forgotten where it was revoked", id)
 				}
-				eventually(t, id+" is in force in Redis", func() bool {
+				polltest.Until(t, id+" is in force in Redis", func() bool {
 					v, err := store.Check(t.Context(), token)
 					return err == nil && v.Revoked
 				})
-				eventually(t, id+" is in force on the other replica", refuses(another, token))
+				polltest.Until(t, id+" is in force on the other replica", refuses(another, token))
 			}
-			eventually(t, "both are fresh", func() bool { return fresh(writer)() && fresh(another)() })
+			polltest.Until(t, "both are fresh", func() bool { return fresh(writer)() && fresh(another)() })
 		})
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -13,10 +14,10 @@ func TestGuard(t *testing.T) {
 	rdb := newClient(t, server.Addr())
 	replica := newTestReplica(t, rdb)
 	stop := run(t, replica)
-	eventually(t, "ready", replica.Ready)
+	polltest.Until(t, "ready", replica.Ready)
 	here, there := newTestStore(t, rdb, replica), newTestStore(t, rdb, nil)
 	revoke(t, here, session("known"))
-	eventually(t, "followed", func() bool { return replica.position().seq == 1 })
+	polltest.Until(t, "followed", func() bool { return replica.position().seq == 1 })
 	stop()
 	revoke(t, there, session("unheard"))
 	unsynced := newTestReplica(t, rdb)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 // exampleToken is a token of user's with every claim set.
@@ -84,20 +86,8 @@ func startReplica(t testing.TB, addr string) *Replica {
 	t.Helper()
 	r := newTestReplica(t, newClient(t, addr))
 	run(t, r)
-	eventually(t, "the replica is ready", r.Ready)
+	polltest.Until(t, "the replica is ready", r.Ready)
 	return r
-}
-
-// eventually polls until the condition holds, and fails the test after half a minute.
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not so after half a minute: %s", what)
-		}
-		sleep(t.Context(), time.Millisecond)
-	}
 }
 
 func revoke(t testing.TB, s *Store, rs ...Revocation) Receipt {

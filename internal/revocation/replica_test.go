@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -48,8 +49,8 @@ func TestNotReadyBeforeTheFirstSync(t *testing.T) {
 		t.Error("ready or fresh without Redis")
 	}
 	server.Start()
-	eventually(t, "ready once Redis is there", r.Ready)
-	eventually(t, "fresh once Redis is there", fresh(r))
+	polltest.Until(t, "ready once Redis is there", r.Ready)
+	polltest.Until(t, "fresh once Redis is there", fresh(r))
 }
 
 func TestSnapshotHoldsWhatWasWrittenBefore(t *testing.T) {
@@ -87,16 +88,16 @@ func TestRedisComesBackEmpty(t *testing.T) {
 	a.expect(t, bob, KindUser)
 
 	server.Kill()
-	eventually(t, "stale without Redis", func() bool { return !fresh(a.another)() })
+	polltest.Until(t, "stale without Redis", func() bool { return !fresh(a.another)() })
 	if !refuses(a.another, withSession("s"))() {
 		t.Error("forgotten while Redis was away")
 	}
 	server.Start()
-	eventually(t, "fresh again", fresh(a.another))
+	polltest.Until(t, "fresh again", fresh(a.another))
 	if !refuses(a.another, withSession("s"))() || !refuses(a.another, bob)() {
 		t.Error("forgotten when Redis came back empty")
 	}
-	eventually(t, "Redis has it again", func() bool {
+	polltest.Until(t, "Redis has it again", func() bool {
 		v, err := a.store.Check(t.Context(), withSession("s"))
 		w, err2 := a.store.Check(t.Context(), bob)
 		return err == nil && err2 == nil && v.Revoked && w.Revoked
@@ -115,7 +116,7 @@ func TestFlushAll(t *testing.T) {
 		for i := range 20 {
 			revoke(t, a.store, session(strconv.Itoa(i)))
 		}
-		eventually(t, "the other replica has followed", refuses(a.another, withSession("19")))
+		polltest.Until(t, "the other replica has followed", refuses(a.another, withSession("19")))
 		if err := rdb.FlushAll(t.Context()).Err(); err != nil {
 			t.Fatal(err)
 		}
@@ -124,13 +125,13 @@ func TestFlushAll(t *testing.T) {
 		a.expect(t, withSession("after"), KindSession)
 		for i := range 20 {
 			token := withSession(strconv.Itoa(i))
-			eventually(t, "Redis has it again", func() bool {
+			polltest.Until(t, "Redis has it again", func() bool {
 				v, err := a.store.Check(t.Context(), token)
 				return err == nil && v.Revoked
 			})
 			a.expect(t, token, KindSession)
 		}
-		eventually(t, "fresh", fresh(a.another))
+		polltest.Until(t, "fresh", fresh(a.another))
 	})
 }
 
@@ -148,10 +149,10 @@ func TestFailoverToAServerThatLagged(t *testing.T) {
 
 		r := newTestReplica(t, newClient(t, addr))
 		stop := run(t, r)
-		eventually(t, "ready", r.Ready)
+		polltest.Until(t, "ready", r.Ready)
 		revoke(t, s, session("lost 1"))
 		revoke(t, s, session("lost 2"))
-		eventually(t, "followed", refuses(r, withSession("lost 2")))
+		polltest.Until(t, "followed", refuses(r, withSession("lost 2")))
 		stop() // it hears nothing of what follows until it runs again
 
 		// The lagging server: as it was after the first write, then three writes of its own.
@@ -177,8 +178,8 @@ func TestFailoverToAServerThatLagged(t *testing.T) {
 		}
 		run(t, r)
 		for _, id := range []string{"both", "lost 1", "lost 2", "new 1", "new 2", "new 3"} {
-			eventually(t, id+" is refused here", refuses(r, withSession(id)))
-			eventually(t, id+" is refused by Redis", func() bool {
+			polltest.Until(t, id+" is refused here", refuses(r, withSession(id)))
+			polltest.Until(t, id+" is refused by Redis", func() bool {
 				v, err := s.Check(ctx, withSession(id))
 				return err == nil && v.Revoked
 			})
@@ -193,7 +194,7 @@ func TestFeedTrimmed(t *testing.T) {
 		s := newTestStore(t, rdb, nil)
 		r := newTestReplica(t, newClient(t, addr))
 		stop := run(t, r)
-		eventually(t, "ready", r.Ready)
+		polltest.Until(t, "ready", r.Ready)
 		stop()
 		for i := range 10 {
 			revoke(t, s, session(strconv.Itoa(i)))
@@ -203,7 +204,7 @@ func TestFeedTrimmed(t *testing.T) {
 		}
 		run(t, r)
 		for i := range 10 {
-			eventually(t, "refused", refuses(r, withSession(strconv.Itoa(i))))
+			polltest.Until(t, "refused", refuses(r, withSession(strconv.Itoa(i))))
 		}
 		if n := testutil.ToFloat64(r.metrics.resyncs.WithLabelValues(dueGap)); n < 1 {
 			t.Errorf("%v resyncs because of a gap, want some", n)
@@ -212,7 +213,7 @@ func TestFeedTrimmed(t *testing.T) {
 			t.Fatal(err)
 		}
 		revoke(t, s, session("after the feed was deleted"))
-		eventually(t, "refused", refuses(r, withSession("after the feed was deleted")))
+		polltest.Until(t, "refused", refuses(r, withSession("after the feed was deleted")))
 	})
 }
 
@@ -224,19 +225,19 @@ func TestEvictedKeys(t *testing.T) {
 				a := newAnswers(t, addr)
 				revoke(t, a.store, session("s"), Revocation{Kind: KindUser, ID: "alice"})
 				alice := prepared(exampleToken("alice"))
-				eventually(t, "followed", refuses(a.another, alice))
+				polltest.Until(t, "followed", refuses(a.another, alice))
 				if err := newClient(t, addr).Del(t.Context(), key).Err(); err != nil {
 					t.Fatal(err)
 				}
 				for _, token := range []*Token{withSession("s"), alice} {
-					eventually(t, "Redis has it again", func() bool {
+					polltest.Until(t, "Redis has it again", func() bool {
 						v, err := a.store.Check(t.Context(), token)
 						return err == nil && v.Revoked
 					})
 				}
 				late := startReplica(t, addr)
-				eventually(t, "a newcomer has it", func() bool { return refuses(late, alice)() && refuses(late, withSession("s"))() })
-				eventually(t, "fresh", fresh(a.another))
+				polltest.Until(t, "a newcomer has it", func() bool { return refuses(late, alice)() && refuses(late, withSession("s"))() })
+				polltest.Until(t, "fresh", fresh(a.another))
 			})
 		})
 	}
@@ -247,14 +248,14 @@ func TestEvictedKeys(t *testing.T) {
 func TestServerHangs(t *testing.T) {
 	server := redistest.NewProcess(t)
 	r := startReplica(t, server.Addr())
-	eventually(t, "fresh", fresh(r))
+	polltest.Until(t, "fresh", fresh(r))
 	server.Pause()
-	eventually(t, "not fresh", func() bool {
+	polltest.Until(t, "not fresh", func() bool {
 		v := r.Check(withSession("any"), time.Now())
 		return !v.Fresh && v.Staleness > r.options.MaxStaleness
 	})
 	server.Resume()
-	eventually(t, "fresh again", fresh(r))
+	polltest.Until(t, "fresh again", fresh(r))
 }
 
 // On a slow link the delay shows in the staleness, and a revoked token is never accepted as fresh later than the bound.
@@ -268,7 +269,7 @@ func TestSlowLink(t *testing.T) {
 		token := withSession("revoked at " + delay.String())
 		revoke(t, s, session(token.Session))
 		revoked := time.Now()
-		eventually(t, "refused, or stale", func() bool {
+		polltest.Until(t, "refused, or stale", func() bool {
 			now := time.Now()
 			v := r.Check(token, now)
 			if v.Fresh && !v.Revoked && now.Sub(revoked) > r.options.MaxStaleness {
@@ -277,7 +278,7 @@ func TestSlowLink(t *testing.T) {
 			return v.Revoked || now.Sub(revoked) > 2*r.options.MaxStaleness
 		})
 	}
-	eventually(t, "caught up", refuses(r, withSession("revoked at 1s")))
+	polltest.Until(t, "caught up", refuses(r, withSession("revoked at 1s")))
 }
 
 // link is a TCP proxy that delays what the server says.
@@ -338,7 +339,7 @@ func TestMassRevocation(t *testing.T) {
 		rs[i] = session(strconv.Itoa(i))
 	}
 	revoke(t, s, rs...)
-	eventually(t, "all of it is refused", func() bool {
+	polltest.Until(t, "all of it is refused", func() bool {
 		return r.set.entries.len() == n && refuses(r, withSession(strconv.Itoa(n-1)))()
 	})
 	if n := testutil.ToFloat64(r.metrics.resyncs.WithLabelValues(dueGap)); n != 0 {
@@ -357,7 +358,7 @@ func TestFullReplicaIsNotFresh(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, r)
-	eventually(t, "ready", r.Ready)
+	polltest.Until(t, "ready", r.Ready)
 	s := newTestStore(t, newClient(t, addr), nil)
 	past, err := NewStore(newClient(t, addr), nil, Options{
 		MaxLifetime: time.Second, Leeway: time.Nanosecond, Now: func() time.Time { return time.Now().Add(-time.Hour) },
@@ -371,9 +372,9 @@ func TestFullReplicaIsNotFresh(t *testing.T) {
 	for i := range 4 {
 		revoke(t, s, session("new "+strconv.Itoa(i)))
 	}
-	eventually(t, "full", func() bool { return r.set.full.Load() && !fresh(r)() })
+	polltest.Until(t, "full", func() bool { return r.set.full.Load() && !fresh(r)() })
 	r.sweepOnce(t.Context())
-	eventually(t, "fresh after the sweep", fresh(r))
+	polltest.Until(t, "fresh after the sweep", fresh(r))
 	for i := range 4 {
 		if !refuses(r, withSession("new "+strconv.Itoa(i)))() {
 			t.Errorf("new %d did not come back", i)
@@ -463,7 +464,7 @@ func TestReplicaMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, r)
-	eventually(t, "ready", r.Ready)
+	polltest.Until(t, "ready", r.Ready)
 	revoke(t, s, session("s"), Revocation{Kind: KindUser, ID: "alice"})
 	families, err := registry.Gather()
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -34,7 +35,7 @@ func (a answers) expect(t *testing.T, token *Token, want Kind) {
 	if err != nil || v.Why != want || !v.Fresh {
 		t.Errorf("Redis says %+v, %v, want %s, fresh", v, err, want)
 	}
-	eventually(t, "another replica says "+want.String(), func() bool {
+	polltest.Until(t, "another replica says "+want.String(), func() bool {
 		return a.another.Check(token, time.Now()).Why == want
 	})
 }

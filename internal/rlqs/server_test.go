@@ -21,27 +21,10 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/tollgate-proxy/tollgate/internal/clocktest"
 	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
-
-// clock is the time of the server under test; the buckets keep their own.
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
 
 // failing makes the limiter fail while it is set.
 type failing struct {
@@ -67,7 +50,7 @@ func (f *failing) Spend(ctx context.Context, domain string, usages []ratelimit.U
 }
 
 type bench struct {
-	clock   *clock
+	clock   *clocktest.Clock
 	limiter *failing
 	real    *ratelimit.Limiter
 	done    chan struct{}
@@ -100,7 +83,7 @@ func newBench(t *testing.T, redis string, buckets int) *bench {
 		t.Fatal(err)
 	}
 	conn := redistest.Client(t, redis)
-	b := &bench{clock: &clock{now: time.Now()}, done: make(chan struct{})}
+	b := &bench{clock: clocktest.New(time.Now()), done: make(chan struct{})}
 	b.real, err = ratelimit.NewLimiter(ratelimit.Options{
 		Rules: loaded, Store: ratelimit.NewRedis(conn, false), Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Timeout: time.Second,
 	})
@@ -203,7 +186,7 @@ func TestTwoEnvoys(t *testing.T) {
 	}
 	var parts [2]float64
 	for range 8 {
-		b.clock.advance(5 * time.Second)
+		b.clock.Advance(5 * time.Second)
 		parts[0] = rate(t, one.ask(350, 200, id...)) // wants 110 a second
 		parts[1] = rate(t, two.ask(100, 0, id...))   // wants 20
 	}
@@ -212,7 +195,7 @@ func TestTwoEnvoys(t *testing.T) {
 	}
 	// Steady demand keeps the assignment: Envoy would start a changed one full.
 	before := b.changed(t)
-	b.clock.advance(5 * time.Second)
+	b.clock.Advance(5 * time.Second)
 	two.ask(100, 0, id...)
 	if after := b.changed(t); after != before {
 		t.Errorf("%g changes for nothing", after-before)
@@ -220,7 +203,7 @@ func TestTwoEnvoys(t *testing.T) {
 	one.end()
 	deadline := time.Now().Add(20 * time.Second)
 	for got := 0.0; got < 99; {
-		b.clock.advance(time.Second)
+		b.clock.Advance(time.Second)
 		if got = rate(t, two.ask(20, 5, id...)); time.Now().After(deadline) {
 			t.Fatalf("the part of one that left is not given back: %g", got)
 		}
@@ -277,9 +260,9 @@ func TestAbandon(t *testing.T) {
 	b := newBench(t, redistest.Server(t), 1)
 	p := b.open(t)
 	p.ask(1, 0, "user", "ada")
-	b.clock.advance(30 * time.Second)
+	b.clock.Advance(30 * time.Second)
 	rate(t, p.ask(0, 0, "user", "ada"))
-	b.clock.advance(30 * time.Second)
+	b.clock.Advance(30 * time.Second)
 	if a := p.ask(0, 0, "user", "ada"); a.GetAbandonAction() == nil {
 		t.Errorf("got %v", a)
 	}
@@ -300,7 +283,7 @@ func TestWithoutRedis(t *testing.T) {
 	p := b.open(t)
 	was := p.ask(1, 0, "user", "ada")
 	b.limiter.set(errors.New("gone"))
-	b.clock.advance(5 * time.Second)
+	b.clock.Advance(5 * time.Second)
 	p.send(9, 0, "user", "new")
 	if d := cmp.Diff(was.String(), p.ask(500, 0, "user", "ada").String()); d != "" {
 		t.Error(d)

@@ -13,7 +13,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tollgate-proxy/tollgate/internal/clocktest"
 	"github.com/tollgate-proxy/tollgate/internal/config"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 // killer remembers whom it killed, and fails on demand.
@@ -47,32 +49,15 @@ func (k *killer) all() []string {
 	return slices.Clone(k.killed)
 }
 
-type clock struct {
-	mu  sync.Mutex
-	now time.Time
-}
-
-func (c *clock) Now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.now
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.now = c.now.Add(d)
-}
-
 type rig struct {
 	*Manager
 	killer *killer
-	clock  *clock
+	clock  *clocktest.Clock
 }
 
 func newManager(t *testing.T, store Store, c Config) rig {
 	t.Helper()
-	b := rig{killer: &killer{}, clock: &clock{now: start}}
+	b := rig{killer: &killer{}, clock: clocktest.New(start)}
 	m, err := NewManager(store, c, Options{Killer: b.killer, Now: b.clock.Now, Metrics: prometheus.NewPedanticRegistry()})
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +68,7 @@ func newManager(t *testing.T, store Store, c Config) rig {
 
 func (b rig) login(t *testing.T, user, id, tier string) {
 	t.Helper()
-	b.clock.advance(time.Second)
+	b.clock.Advance(time.Second)
 	if _, err := b.Register(t.Context(), Session{User: user, Ref: ref(id)}, tier); err != nil {
 		t.Fatalf("register %s: %v", id, err)
 	}
@@ -141,7 +126,7 @@ func TestManagerKillsWhatEnds(t *testing.T) {
 			t.Errorf("register what has ended: %v, want ErrEnded", err)
 		}
 		b.login(t, "u", "y", "")
-		b.clock.advance(b.config.Idle)
+		b.clock.Advance(b.config.Idle)
 		b.expect(t, "u", "", "a b c d x y")
 	})
 }
@@ -301,7 +286,7 @@ func TestPlaces(t *testing.T) {
 	for country, want := range map[string]Place{"": {"DE", "Ulm"}, "de": {"DE", "Ulm"}, "AT": {Country: "AT"}, "XX": {"DE", "Ulm"}, "T1": {"DE", "Ulm"}} {
 		user := "of " + country
 		tr.Observe(&Sighting{User: user, Session: "s", Address: "192.0.2.1", Country: country, At: time.Now()})
-		eventually(t, user, func() bool {
+		polltest.Until(t, user, func() bool {
 			all, err := m.List(t.Context(), user)
 			return err == nil && len(all) == 1 && all[0].Place == want
 		})

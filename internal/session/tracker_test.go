@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 // track runs a tracker until the test ends or stop is called.
@@ -29,19 +31,6 @@ func track(t *testing.T, b rig) (tracker *Tracker, stop func()) {
 	stop = func() { cancel(); done.Wait() }
 	t.Cleanup(stop)
 	return tracker, stop
-}
-
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not so after half a minute: %s", what)
-		}
-		<-tick.C
-	}
 }
 
 func (b rig) see(tr *Tracker, user, id string) {
@@ -70,15 +59,15 @@ func TestFirstSightRegisters(t *testing.T) {
 		for range 10 {
 			b.see(tr, "u", "a")
 		}
-		eventually(t, "registered", func() bool { return b.live(t, "u") == "a" })
+		polltest.Until(t, "registered", func() bool { return b.live(t, "u") == "a" })
 		sessions, err := b.List(t.Context(), "u")
 		if err != nil || sessions[0].Address != "192.0.2.1" || sessions[0].Device.UserAgent != "curl/8" {
 			t.Errorf("%+v, %v", sessions, err)
 		}
-		b.clock.advance(time.Minute)
+		b.clock.Advance(time.Minute)
 		b.see(tr, "u", "a")
 		want := b.clock.Now()
-		eventually(t, "written behind", func() bool {
+		polltest.Until(t, "written behind", func() bool {
 			sessions, err := b.List(t.Context(), "u")
 			return err == nil && sessions[0].LastSeen.Equal(want)
 		})
@@ -98,11 +87,11 @@ func TestOneTooManyIsKilled(t *testing.T) {
 	b.login(t, "u", "a", "")
 	b.login(t, "u", "b", "")
 	b.see(tr, "u", "c")
-	eventually(t, "killed", func() bool { return strings.Join(b.killer.all(), " ") == "c" })
+	polltest.Until(t, "killed", func() bool { return strings.Join(b.killer.all(), " ") == "c" })
 	if got := b.live(t, "u"); got != "a b" {
 		t.Errorf("sessions %q, want those that were first", got)
 	}
-	eventually(t, "forgotten", func() bool { return tr.len() == 0 })
+	polltest.Until(t, "forgotten", func() bool { return tr.len() == 0 })
 }
 
 func TestEndedSessionInUseIsKilledAgain(t *testing.T) {
@@ -116,7 +105,7 @@ func TestEndedSessionInUseIsKilledAgain(t *testing.T) {
 	b.killer.killed = nil
 	b.killer.mu.Unlock()
 	b.see(tr, "u", "a")
-	eventually(t, "killed again", func() bool { return strings.Join(b.killer.all(), " ") == "a" })
+	polltest.Until(t, "killed again", func() bool { return strings.Join(b.killer.all(), " ") == "a" })
 }
 
 func TestIdleSessionIsKilledAtItsNextRequest(t *testing.T) {
@@ -125,17 +114,17 @@ func TestIdleSessionIsKilledAtItsNextRequest(t *testing.T) {
 		here, _ := track(t, b)
 		b.see(here, "u", "idle")
 		b.see(here, "u", "busy elsewhere")
-		eventually(t, "registered", func() bool { return len(strings.Split(b.live(t, "u"), " ")) == 3 })
+		polltest.Until(t, "registered", func() bool { return len(strings.Split(b.live(t, "u"), " ")) == 3 })
 		for range 4 {
-			b.clock.advance(b.config.Idle / 3)
+			b.clock.Advance(b.config.Idle / 3)
 			if _, err := s.Touch(t.Context(), []Seen{{"u", ref("busy elsewhere"), b.clock.Now()}}, b.limits(""), b.clock.Now()); err != nil {
 				t.Fatal(err)
 			}
 		}
 		b.see(here, "u", "idle")
 		b.see(here, "u", "busy elsewhere")
-		eventually(t, "killed", func() bool { return strings.Join(b.killer.all(), " ") == "idle" })
-		eventually(t, "the other lives", func() bool { return b.live(t, "u") == "busy elsewhere" })
+		polltest.Until(t, "killed", func() bool { return strings.Join(b.killer.all(), " ") == "idle" })
+		polltest.Until(t, "the other lives", func() bool { return b.live(t, "u") == "busy elsewhere" })
 	})
 }
 
@@ -146,13 +135,13 @@ func TestOldSessionIsKilledThoughBusy(t *testing.T) {
 	b := newManager(t, NewMemory(), c)
 	tr, _ := track(t, b)
 	b.see(tr, "u", "a")
-	eventually(t, "registered", func() bool { return b.live(t, "u") == "a" })
-	b.clock.advance(c.Idle - time.Second)
+	polltest.Until(t, "registered", func() bool { return b.live(t, "u") == "a" })
+	b.clock.Advance(c.Idle - time.Second)
 	b.see(tr, "u", "a")
-	b.clock.advance(2 * time.Second)
+	b.clock.Advance(2 * time.Second)
 	b.see(tr, "u", "a")
-	eventually(t, "killed", func() bool { return strings.Join(b.killer.all(), " ") == "a" })
-	eventually(t, "forgotten", func() bool { return tr.len() == 0 })
+	polltest.Until(t, "killed", func() bool { return strings.Join(b.killer.all(), " ") == "a" })
+	polltest.Until(t, "forgotten", func() bool { return tr.len() == 0 })
 }
 
 // faulty is a store that can be away.
@@ -195,17 +184,17 @@ func TestStoreAway(t *testing.T) {
 	s.set(ErrUnavailable)
 	b.see(tr, "u", "a")
 	failed := tr.registered.WithLabelValues(outcomeFailed)
-	eventually(t, "tried", func() bool { return testutil.ToFloat64(failed) >= 1 && tr.len() == 0 })
+	polltest.Until(t, "tried", func() bool { return testutil.ToFloat64(failed) >= 1 && tr.len() == 0 })
 	s.set(nil)
 	b.see(tr, "u", "a")
-	eventually(t, "registered at the next sighting", func() bool { return b.live(t, "u") == "a" })
+	polltest.Until(t, "registered at the next sighting", func() bool { return b.live(t, "u") == "a" })
 
 	s.set(ErrUnavailable)
-	b.clock.advance(time.Minute)
+	b.clock.Advance(time.Minute)
 	b.see(tr, "u", "a")
 	want := b.clock.Now()
 	s.set(nil)
-	eventually(t, "written once the store is back", func() bool {
+	polltest.Until(t, "written once the store is back", func() bool {
 		sessions, err := b.List(t.Context(), "u")
 		return err == nil && sessions[0].LastSeen.Equal(want)
 	})
@@ -217,10 +206,10 @@ func TestWhatCannotBeASessionIsNotAskedAgain(t *testing.T) {
 	long := strings.Repeat("x", 300)
 	invalid := tr.registered.WithLabelValues(outcomeInvalid)
 	b.see(tr, "u", long)
-	eventually(t, "refused", func() bool { return testutil.ToFloat64(invalid) == 1 })
+	polltest.Until(t, "refused", func() bool { return testutil.ToFloat64(invalid) == 1 })
 	b.see(tr, "u", long)
 	b.see(tr, "u", "a")
-	eventually(t, "registered", func() bool { return b.live(t, "u") == "a" })
+	polltest.Until(t, "registered", func() bool { return b.live(t, "u") == "a" })
 	if n := testutil.ToFloat64(invalid); n != 1 {
 		t.Errorf("asked %v times, want once", n)
 	}
@@ -233,15 +222,15 @@ func TestLastSightingsAreWrittenAtTheEnd(t *testing.T) {
 	b := newManager(t, NewMemory(), c)
 	tr, stop := track(t, b)
 	b.see(tr, "u", "a")
-	eventually(t, "registered", func() bool { return b.live(t, "u") == "a" })
-	eventually(t, "known", func() bool {
+	polltest.Until(t, "registered", func() bool { return b.live(t, "u") == "a" })
+	polltest.Until(t, "known", func() bool {
 		k := trackedSession{"u", ref("a")}
 		sh := tr.shard(k)
 		sh.mu.RLock()
 		defer sh.mu.RUnlock()
 		return sh.entries[k].known.Load()
 	})
-	b.clock.advance(time.Minute)
+	b.clock.Advance(time.Minute)
 	b.see(tr, "u", "a")
 	stop()
 	sessions, err := b.List(t.Context(), "u")
@@ -326,15 +315,15 @@ func TestSweep(t *testing.T) {
 			t.Fatal(err)
 		}
 		b := newManager(t, s, quick())
-		b.clock.advance(time.Minute)
+		b.clock.Advance(time.Minute)
 		track(t, b)
-		eventually(t, "paid", func() bool { return strings.Join(b.killer.all(), " ") == "b" })
-		b.clock.advance(b.config.Idle - 2*time.Minute)
-		crashed.clock.advance(b.config.Idle - 2*time.Minute)
+		polltest.Until(t, "paid", func() bool { return strings.Join(b.killer.all(), " ") == "b" })
+		b.clock.Advance(b.config.Idle - 2*time.Minute)
+		crashed.clock.Advance(b.config.Idle - 2*time.Minute)
 		crashed.killer.fail(nil)
 		crashed.login(t, "v", "c", "")
-		b.clock.advance(time.Minute + 10*time.Second)
-		eventually(t, "timed out", func() bool { return strings.Join(b.killer.all(), " ") == "a b" })
+		b.clock.Advance(time.Minute + 10*time.Second)
+		polltest.Until(t, "timed out", func() bool { return strings.Join(b.killer.all(), " ") == "a b" })
 		b.expect(t, "v", "c", "a b")
 		b.expect(t, "u", "", "a b")
 	})

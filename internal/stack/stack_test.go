@@ -22,6 +22,7 @@ import (
 
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/envoyconf"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 	"github.com/tollgate-proxy/tollgate/internal/stack"
 	"github.com/tollgate-proxy/tollgate/internal/stack/stacktest"
@@ -75,20 +76,6 @@ func get(t *testing.T, url string) (status int, body string) {
 		t.Fatal(err)
 	}
 	return response.StatusCode, string(data)
-}
-
-func await(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	deadline := time.After(20 * time.Second)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-deadline:
-			t.Fatalf("timed out waiting for %s", what)
-		case <-tick.C:
-		}
-	}
 }
 
 var everything = []string{"redis", "echo", "ml", "nlp", "fraud", "data", "blockchain", "authz", "ratelimit", "pyproxy-1", "pyproxy-2", "envoy"}
@@ -419,7 +406,7 @@ func TestRedisKinds(t *testing.T) {
 			if err := client.Set(t.Context(), "key", "value", 100*time.Millisecond).Err(); err != nil {
 				t.Fatal(err)
 			}
-			await(t, "the key to expire", func() bool { return errors.Is(client.Get(t.Context(), "key").Err(), redis.Nil) })
+			polltest.Until(t, "the key to expire", func() bool { return errors.Is(client.Get(t.Context(), "key").Err(), redis.Nil) })
 			if !tc.own {
 				return
 			}

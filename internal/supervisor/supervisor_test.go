@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/supervisor"
 )
 
@@ -66,24 +67,10 @@ func start(t *testing.T, script string) *supervisor.Process {
 // awaitTail waits until the child's log ends in line.
 func awaitTail(t *testing.T, p *supervisor.Process, line string) {
 	t.Helper()
-	await(t, "log line "+line, func() bool {
+	polltest.Until(t, "log line "+line, func() bool {
 		tail := p.Tail(1)
 		return len(tail) == 1 && tail[0] == line
 	})
-}
-
-func await(t *testing.T, what string, done func() bool) {
-	t.Helper()
-	deadline := time.After(20 * time.Second)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-deadline:
-			t.Fatalf("timed out waiting for %s", what)
-		case <-tick.C:
-		}
-	}
 }
 
 func TestProcessEnds(t *testing.T) {
@@ -170,7 +157,7 @@ func TestStopKillsTheDeaf(t *testing.T) {
 
 func TestGroupDiesWithTheChild(t *testing.T) {
 	p := start(t, `sleep 600 & echo $!; wait`)
-	await(t, "grandchild", func() bool { return len(p.Tail(1)) == 1 })
+	polltest.Until(t, "grandchild", func() bool { return len(p.Tail(1)) == 1 })
 	grandchild, err := strconv.Atoi(p.Tail(1)[0])
 	if err != nil {
 		t.Fatal(err)
@@ -194,7 +181,7 @@ func TestChildDiesWithItsParent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the parent's word", func() bool { return len(p.Tail(1)) == 1 })
+	polltest.Until(t, "the parent's word", func() bool { return len(p.Tail(1)) == 1 })
 	child, err := strconv.Atoi(p.Tail(1)[0])
 	if err != nil {
 		t.Fatalf("parent said %q", p.Tail(5))
@@ -209,7 +196,7 @@ func TestChildDiesWithItsParent(t *testing.T) {
 // counts as ended).
 func awaitGone(t *testing.T, pid int) {
 	t.Helper()
-	await(t, fmt.Sprintf("end of process %d", pid), func() bool {
+	polltest.Until(t, fmt.Sprintf("end of process %d", pid), func() bool {
 		if errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
 			return true
 		}

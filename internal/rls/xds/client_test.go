@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"net"
@@ -9,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/tollgate-proxy/tollgate/internal/config"
+	"github.com/tollgate-proxy/tollgate/internal/logtest"
 	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
 )
 
@@ -106,8 +107,8 @@ type client struct {
 	*Client
 	mu      sync.Mutex
 	rules   *ratelimit.Rules
-	refused int
-	log     bytes.Buffer
+	refused atomic.Int64
+	log     logtest.Buffer
 }
 
 func (c *client) explain(key string) string {
@@ -117,18 +118,6 @@ func (c *client) explain(key string) string {
 		return ""
 	}
 	return c.rules.Explain("d", []ratelimit.Entry{{Key: key, Value: "x"}})
-}
-
-func (c *client) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.log.Write(p)
-}
-
-func (c *client) lines() (all string, refused int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.log.String(), c.refused
 }
 
 func files(t *testing.T, text string) *ratelimit.Rules {
@@ -149,9 +138,9 @@ func follow(t *testing.T, address string) *client {
 	cfg.Server, cfg.Node = address, "node-1"
 	var err error
 	c.Client, err = New(Options{
-		Config: cfg, Files: files(t, fromFile), Retry: time.Millisecond, Log: slog.New(slog.NewTextHandler(c, nil)),
+		Config: cfg, Files: files(t, fromFile), Retry: time.Millisecond, Log: c.log.Logger(),
 		Apply:   func(r *ratelimit.Rules) { c.mu.Lock(); c.rules = r; c.mu.Unlock() },
-		Refused: func() { c.mu.Lock(); c.refused++; c.mu.Unlock() },
+		Refused: func() { c.refused.Add(1) },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -208,7 +197,7 @@ func TestFollow(t *testing.T) {
 			t.Errorf("%s: answered %v", nonce, r)
 		}
 	}
-	if _, refused := c.lines(); refused != 7 || c.explain("remote") != first {
+	if refused := c.refused.Load(); refused != 7 || c.explain("remote") != first {
 		t.Errorf("%d refused; in force: %s", refused, c.explain("remote"))
 	}
 
@@ -224,9 +213,8 @@ func TestFollow(t *testing.T) {
 	if got := c.explain("remote"); got != "no rule: every request passes" {
 		t.Errorf("an answer replaces the one before: %s", got)
 	}
-	log, _ := c.lines()
-	if strings.Count(log, "xds server is gone") != 1 || strings.Count(log, "xds server is back") != 1 {
-		t.Error(log)
+	if c.log.Count("xds server is gone") != 1 || c.log.Count("xds server is back") != 1 {
+		t.Error(c.log.String())
 	}
 }
 
@@ -252,7 +240,7 @@ func TestReload(t *testing.T) {
 	}
 	s.say(t, "2", "n2", limit("d", "late", configv3.RateLimitUnit_HOUR, 5))
 	commit()
-	if _, refused := c.lines(); refused != 1 || !strings.HasPrefix(c.explain("other"), "rule other") {
+	if refused := c.refused.Load(); refused != 1 || !strings.HasPrefix(c.explain("other"), "rule other") {
 		t.Errorf("%d refused, %s", refused, c.explain("other"))
 	}
 }

@@ -1,0 +1,32 @@
+package clocktest_test
+
+import (
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tollgate-proxy/tollgate/internal/clocktest"
+)
+
+// Run with -race: no move is lost.
+func TestClock(t *testing.T) {
+	start := time.Unix(1_800_000_000, 0)
+	c := clocktest.New(start)
+	if !c.Now().Equal(start) || !c.Now().Equal(start) {
+		t.Error("the clock moves by itself")
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				c.Advance(time.Second)
+				_ = c.Now()
+			}
+		})
+	}
+	wg.Wait()
+	c.Advance(-time.Minute)
+	if got := c.Now().Sub(start); got != 340*time.Second {
+		t.Errorf("moved by %s", got)
+	}
+}
