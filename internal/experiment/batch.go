@@ -45,10 +45,10 @@ type Batch struct {
 
 type total struct{ metric, user string }
 
+// bin is one of a user's bins of a metric.
 type bin struct {
-	metric  string
-	variant int
-	field   string
+	total
+	field string
 }
 
 // NewBatch returns an empty batch for a valid definition.
@@ -145,7 +145,7 @@ func (b *Batch) admit(user string, variant int, values []Value) (string, error) 
 	if _, known := b.exposed[hash]; known && len(values) == 0 {
 		return hash, nil // that costs no room
 	}
-	if b.size() >= maxBatch {
+	if b.size()+1+2*len(values) > maxBatch {
 		return "", fmt.Errorf("experiment %s: %w", b.definition.Key, ErrFull)
 	}
 	return hash, nil
@@ -163,7 +163,7 @@ func (b *Batch) add(users map[string]int, user string, variant int, values []Val
 		if err := sum(b.totals, total{v.Metric, hash}, v.Value); err != nil { // not reached: the value is finite
 			return err
 		}
-		b.counts[bin{v.Metric, variant, b.binOf(v.Value)}]++
+		b.counts[bin{total{v.Metric, hash}, b.binOf(v.Value)}]++
 	}
 	return nil
 }

@@ -64,7 +64,7 @@ func (s *Store) Write(ctx context.Context, b *Batch) (strays int64, err error) {
 	for _, part := range dataParts {
 		keys = append(keys, keyOf(d, part))
 	}
-	args := make([]any, 0, 16+3*maxMetrics+5*len(b.before)+2*len(b.exposed)+7*len(b.totals)+2*len(b.counts)+2*len(b.requests))
+	args := make([]any, 0, 16+3*maxMetrics+5*len(b.before)+2*len(b.exposed)+8*len(b.totals)+2*len(b.requests))
 	args = append(args, batchMarkSeconds, keepSeconds, d.maximumUsers())
 	metrics := d.Metrics()
 	args = append(args, len(metrics))
@@ -79,13 +79,13 @@ func (s *Store) Write(ctx context.Context, b *Batch) (strays int64, err error) {
 	for user, variant := range b.exposed {
 		args = append(args, user, variant)
 	}
+	bins := make(map[total][]byte, len(b.totals))
+	for at, n := range b.counts {
+		bins[at.total] = fmt.Appendf(bins[at.total], "%s:%d ", at.field, n)
+	}
 	args = append(args, len(b.totals))
 	for at, sums := range b.totals {
-		args = append(args, at.metric, at.user, b.variantOf(at.user), string(b.kinds[at.metric]), sums.Count, exact(sums.Sum), sums.NonZero)
-	}
-	args = append(args, len(b.counts))
-	for at, n := range b.counts {
-		args = append(args, fmt.Sprintf("%s %d %s", at.metric, at.variant, at.field), n)
+		args = append(args, at.metric, at.user, b.variantOf(at.user), string(b.kinds[at.metric]), sums.Count, exact(sums.Sum), sums.NonZero, bins[at])
 	}
 	args = append(args, len(b.requests))
 	for field, n := range b.requests {

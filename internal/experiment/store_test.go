@@ -302,3 +302,73 @@ func TestStoreIsBounded(t *testing.T) {
 		}
 	})
 }
+
+// Medians and percentiles are of the users that means are of: not of those
+// beyond the most that are measured, nor of strays, and of those who have
+// something to report once they have met their variant.
+func TestStoreQuantilesAreOfTheSameUsers(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		d, s := valid(), NewStore(c)
+		d.MinimumUsers, d.MaximumUsers = 2, 3
+		check := func(when string, want ...float64) {
+			t.Helper()
+			m := read(t, s, d)[0].Metrics["conversion"]
+			n := int64(0)
+			if m.Observations != nil {
+				n = m.Observations.Count()
+			}
+			if n != int64(len(want)) {
+				t.Fatalf("%s: %v observations, want %v", when, n, want)
+			}
+			for i, w := range want { // sorted
+				q, err := m.Observations.Quantiles(float64(i) / float64(n-1))
+				if err != nil || !near(q[0], w, 1.01*SketchError) {
+					t.Errorf("%s: observation %d is %v, %v, want %v", when, i, q, err, w)
+				}
+			}
+		}
+		b := newBatch(t, d)
+		for range 2 {
+			if err := b.Report("ann", 0, Value{"conversion", 10}, Value{"conversion", 20}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(t, s, b)
+		check("before ann has met the variant")
+		b = newBatch(t, d)
+		if err := b.Report("ann", 0, Value{"conversion", 10}); err != nil {
+			t.Fatal(err)
+		}
+		write(t, s, b)
+		b = newBatch(t, d)
+		observe(t, b, "ann", 0, "conversion", 30)
+		write(t, s, b)
+		check("after it", 10, 10, 10, 20, 20, 30)
+		b = newBatch(t, d)
+		if err := b.Report("ann", 0, Value{"conversion", 40}); err != nil {
+			t.Fatal(err)
+		}
+		observe(t, b, "bob", 0, "conversion", 50)
+		observe(t, b, "cyd", 1, "conversion", 1000)
+		write(t, s, b)
+		b = newBatch(t, d)
+		observe(t, b, "cyd", 0, "conversion", 2000)
+		observe(t, b, "dan", 0, "conversion", 3000)
+		if strays := write(t, s, b); strays != 1 {
+			t.Errorf("%d strays", strays)
+		}
+		check("after a stray and one too many", 10, 10, 10, 20, 20, 30, 40, 50)
+
+		// What waits is bounded.
+		b = newBatch(t, d)
+		for i := range 500 {
+			if err := b.Report("eve", 0, Value{"conversion", float64(i * i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(t, s, b)
+		if text := c.HGet(t.Context(), keyOf(d, "totals"), "conversion "+b.hash("eve")).Val(); len(text) > 1000 || strings.Count(text, ":") != 64 {
+			t.Errorf("%d bytes wait: %s", len(text), text)
+		}
+	})
+}

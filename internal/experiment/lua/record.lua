@@ -3,7 +3,7 @@
 --
 -- KEYS[1] string: the batch's mark       KEYS[2] hash: user -> variant
 -- KEYS[3] hash: variant -> users, and requests that were dealt and seen
--- KEYS[4] hash: metric, user -> count sum nonzero
+-- KEYS[4] hash: metric, user -> count sum nonzero, and bins until the user has met the variant
 -- KEYS[5] hash: metric, variant -> n mean m2   KEYS[6] hash: metric, variant, bin -> observations
 -- KEYS[7] hash: metric, user -> count sum nonzero before the experiment
 -- KEYS[8] hash: metric, variant -> n mean m2, mean and m2 before, sum of products
@@ -11,11 +11,13 @@
 -- ARGV[3] users at most
 -- ARGV[4] number of metrics, then for each: metric, kind, 1 if it is reported
 -- then the numbers and the parts of: before (metric, user, count, sum, nonzero), users who met
--- their variant (user, variant), totals (metric, user, variant, kind, count, sum, nonzero),
--- bins (field, observations), requests (field, number)
+-- their variant (user, variant), totals (metric, user, variant, kind, count, sum, nonzero, bins:
+-- "+12:3 z:1" are three observations in bin +12 and one of 0), requests (field, number)
 --
 -- What is reported of users who did not meet their variant is kept, and counts
--- from when they do: else those would count who have something to report. What
+-- from when they do: else those would count who have something to report. Means
+-- and bins are of the same users, but for one thing: of what waits so, a user's
+-- first 64 bins of a metric are kept. What
 -- was before stands still once a user has met the variant, or else the variant
 -- could change it.
 --
@@ -116,6 +118,35 @@ local function before(metric, kind, user)
   return kept and value(kind, numbers(kept)) or nil
 end
 
+-- observed are observations by bin, those of all users of the batch together.
+local observed = {}
+local function count_bins(metric, variant, bins)
+  for bin, n in string.gmatch(bins, '(%S+):(%d+)') do
+    local field = metric .. ' ' .. variant .. ' ' .. bin
+    observed[field] = (observed[field] or 0) + n
+  end
+end
+
+-- waiting gives the bins among what is kept of a user, nothing for none.
+local function waiting(kept)
+  return string.match(kept or '', '^%S+ %S+ %S+ (.*)$') or ''
+end
+
+-- together makes one list of bins of several.
+local function together(bins)
+  local sums, out = {}, {}
+  for bin, n in string.gmatch(bins, '(%S+):(%d+)') do
+    if not sums[bin] then
+      out[#out + 1] = bin
+    end
+    sums[bin] = (sums[bin] or 0) + n
+  end
+  for i, bin in ipairs(out) do
+    out[i] = string.format('%s:%d', bin, sums[bin])
+  end
+  return table.concat(out, ' ', 1, math.min(#out, 64))
+end
+
 local left, strays = {}, 0
 local function stray(user)
   left[user] = true
@@ -135,10 +166,13 @@ for _ = 1, tonumber(take()) do
     redis.call('HSET', KEYS[2], user, variant)
     redis.call('HINCRBY', KEYS[3], variant, 1)
     for _, m in ipairs(metrics) do
-      local kept = m.reported and redis.call('HGET', KEYS[4], m.name .. ' ' .. user)
+      local field = m.name .. ' ' .. user
+      local kept = m.reported and redis.call('HGET', KEYS[4], field)
       local v = kept and value(m.kind, numbers(kept))
       if v then
         fold(m.name, variant, nil, v)
+        count_bins(m.name, variant, waiting(kept))
+        redis.call('HSET', KEYS[4], field, string.format('%d %.17g %d', numbers(kept)))
       elseif m.kind ~= 'mean' then
         v = 0 -- to have met the variant and done nothing is an outcome
       end
@@ -152,7 +186,7 @@ end
 
 for _ = 1, tonumber(take()) do
   local metric, user, variant, kind = take(), take(), take(), take()
-  local count, sum, nonzero = tonumber(take()), tonumber(take()), tonumber(take())
+  local count, sum, nonzero, bins = tonumber(take()), tonumber(take()), tonumber(take()), take()
   local known = redis.call('HGET', KEYS[2], user)
   if not left[user] and known and known ~= variant then
     stray(user)
@@ -163,8 +197,13 @@ for _ = 1, tonumber(take()) do
     local c, s, z = numbers(kept)
     local old = c > 0 and value(kind, c, s, z) or nil
     c, s, z = c + count, s + sum, z + nonzero
-    redis.call('HSET', KEYS[4], field, string.format('%d %.17g %d', c, s, z))
+    local text = string.format('%d %.17g %d', c, s, z)
+    if not known then
+      text = text .. ' ' .. together(waiting(kept) .. ' ' .. bins)
+    end
+    redis.call('HSET', KEYS[4], field, text)
     if known then
+      count_bins(metric, variant, bins)
       local new = value(kind, c, s, z)
       fold(metric, variant, old, new)
       local x = before(metric, kind, user)
@@ -175,9 +214,8 @@ for _ = 1, tonumber(take()) do
   end
 end
 
-for _ = 1, tonumber(take()) do
-  local field, observations = take(), take()
-  redis.call('HINCRBY', KEYS[6], field, observations)
+for field, n in pairs(observed) do
+  redis.call('HINCRBY', KEYS[6], field, n)
 end
 for _ = 1, tonumber(take()) do
   local field, requests = take(), take()
