@@ -4,16 +4,18 @@ import (
 	"hash/maphash"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// denials remembers what a denied request found in its buckets, so that a
-// flood of one user costs the store nothing. A level only rises but for
-// refunds, so a demand that the remembered levels deny would be denied by the
-// store too, until the instant that the levels tell. Refunds and resets by
+// denials remembers what a denied request found in its buckets, or the last
+// allowed one left, so that a flood of one user costs the store nothing. A level
+// only rises but for refunds, so a demand that the remembered levels deny would
+// be denied by the store too, until the instant that the levels tell. Refunds and resets by
 // others are seen when a memory ends, after denialAge; one that the store
-// confirms as it was holds twice as long, up to denialAgeMost, so that many who
-// are denied for long do not cost a call each second.
+// confirms as it was holds twice as long, up to denialAgeMost. Who is denied
+// for long does not wait for that either: in the last quarter of a memory the
+// store is asked behind the request, together with what others ask (see confirm.go).
 type denials struct {
 	seed   maphash.Seed
 	shards [denialShards]struct {
@@ -21,12 +23,16 @@ type denials struct {
 		known map[string]*denial
 	}
 	limit int // of each shard
+	due   chan *confirmation
 }
 
 const (
 	denialShards  = 32
 	denialAge     = time.Second
 	denialAgeMost = 4 * time.Second
+	// denialsDue bounds the memories that wait to be confirmed. One that finds
+	// no place ends, which costs a call.
+	denialsDue = 4096
 )
 
 // denial is what is known of the buckets of one denied demand, by the key of
@@ -36,6 +42,8 @@ type denial struct {
 	// The store's time is between the limiter's clock plus low and plus high.
 	low, high int64
 	buckets   []remembered
+	// asked is whether its confirmation was asked for.
+	asked atomic.Bool
 }
 
 type remembered struct {
@@ -44,7 +52,7 @@ type remembered struct {
 }
 
 func newDenials(limit int) *denials {
-	d := &denials{seed: maphash.MakeSeed(), limit: max(limit/denialShards, 1)}
+	d := &denials{seed: maphash.MakeSeed(), limit: max(limit/denialShards, 1), due: make(chan *confirmation, denialsDue)}
 	for i := range d.shards {
 		d.shards[i].known = map[string]*denial{}
 	}
@@ -62,6 +70,47 @@ func first(d *Demand) *Charge {
 	return nil
 }
 
+// newDenial is what a demand that was asked at start and answered at end of
+// the limiter's clock tells, or nil where its buckets do not deny it.
+func newDenial(d *Demand, start, end time.Duration) *denial {
+	if !d.spent() {
+		return nil
+	}
+	n := &denial{until: end + denialAge, age: denialAge, low: d.Now - end.Microseconds(), high: d.Now - start.Microseconds()}
+	for i := range d.Charges {
+		if c := &d.Charges[i]; !c.Shared {
+			n.buckets = append(n.buckets, remembered{c.Key, c.Level, c.Previous})
+		}
+	}
+	return n
+}
+
+// spent says whether the buckets that are not shared hold too little for the
+// demand, once a store has decided it.
+func (d *Demand) spent() bool {
+	for i := range d.Charges {
+		if c := &d.Charges[i]; !c.Shared && c.lacking(d.Now) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// due is when the denial may be confirmed, before it ends.
+func (n *denial) due() time.Duration { return n.until - n.age/4 }
+
+// follow makes n, which was learnt at end, last longer than the memory it
+// replaces, if it confirms that.
+func (n *denial) follow(old *denial, end time.Duration) {
+	if !slices.Equal(old.buckets, n.buckets) {
+		return
+	}
+	if n.age = old.age; old.due() <= end {
+		n.age = min(2*old.age, denialAgeMost)
+	}
+	n.until = end + n.age
+}
+
 // remember notes a denied demand that was asked at start and answered at end
 // of the limiter's clock.
 func (ds *denials) remember(d *Demand, start, end time.Duration) {
@@ -69,33 +118,22 @@ func (ds *denials) remember(d *Demand, start, end time.Duration) {
 	if head == nil {
 		return
 	}
-	n := &denial{age: denialAge, low: d.Now - end.Microseconds(), high: d.Now - start.Microseconds()}
-	denied := false
-	for i := range d.Charges {
-		if c := &d.Charges[i]; !c.Shared {
-			n.buckets = append(n.buckets, remembered{c.Key, c.Level, c.Previous})
-			denied = denied || c.lacking(d.Now) > 0
-		}
-	}
-	if !denied {
+	n := newDenial(d, start, end)
+	if n == nil {
 		return
 	}
 	s := &ds.shards[maphash.String(ds.seed, head.Key)%denialShards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	old := s.known[head.Key]
-	switch {
-	case old == nil && len(s.known) >= ds.limit:
+	switch old := s.known[head.Key]; {
+	case old != nil:
+		n.follow(old, end)
+	case len(s.known) >= ds.limit:
 		for key := range s.known { // Any one; it costs one call to learn again.
 			delete(s.known, key)
 			break
 		}
-	case old != nil && slices.Equal(old.buckets, n.buckets):
-		if n.age = old.age; old.until <= end {
-			n.age = min(2*old.age, denialAgeMost)
-		}
 	}
-	n.until = end + n.age
 	s.known[head.Key] = n
 }
 
@@ -141,6 +179,9 @@ func (ds *denials) decide(d *Demand, at time.Duration) (denied, known bool) {
 	}
 	if !denied || met != len(n.buckets) {
 		return false, true
+	}
+	if n.due() <= at && !n.asked.Load() && n.asked.CompareAndSwap(false, true) {
+		ds.ask(n, d)
 	}
 	// Tell times by the earliest that it may be, so that nobody is told to
 	// come back too early.

@@ -2,7 +2,9 @@ package ratelimit
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"hash/maphash"
 	"testing"
 	"time"
 
@@ -44,6 +46,40 @@ func TestFloodCostsTheStoreNothing(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	if got := l.decide(request(of("free", "v", "x"))); got.Path != PathExact || !got.Allowed {
+		t.Errorf("%+v", got)
+	}
+}
+
+// TestTheLastAllowedTellsTheNextDenial: one who spent a bucket is known to be
+// denied from then on, without another call.
+func TestTheLastAllowedTellsTheNextDenial(t *testing.T) {
+	l, store := newDenyingLab(t)
+	for range 10 {
+		if got := l.decide(request(of("free", "u", "x"))); !got.Allowed {
+			t.Fatalf("%+v", got)
+		}
+	}
+	for i, want := range []bool{false, false, true, false, false, true, false} { // one each 6 s
+		calls := store.count()
+		if got := l.decide(request(of("free", "u", "x"))); got.Allowed != want || !want && got.Path != PathDenied {
+			t.Fatalf("request %d: %+v", i, got)
+		}
+		if n := store.count() - calls; want != (n == 1) {
+			t.Errorf("request %d: %d calls", i, n)
+		}
+		if !want {
+			l.clock.advance(denialAge / 2)
+		}
+		if i%3 == 1 {
+			l.clock.advance(5 * time.Second)
+		}
+	}
+	// One who asks for less than is left is not denied.
+	l.decide(request(of("free", "v", "x").with(7)))
+	if got := l.decide(request(of("free", "v", "x").with(7))); got.Path != PathDenied {
+		t.Errorf("%+v", got)
+	}
+	if got := l.decide(request(of("free", "v", "x").with(3))); !got.Allowed {
 		t.Errorf("%+v", got)
 	}
 }
@@ -118,6 +154,145 @@ func TestDenialsThatLast(t *testing.T) {
 	l.clock.advance(denialAgeMost)
 	if got := l.decide(request(of("free", "u", "x").with(10))); !got.Allowed {
 		t.Errorf("%+v", got)
+	}
+}
+
+// TestDenialsConfirmedBehindTheRequest: who is denied for long costs no request
+// a call, and everybody's memories that are to end go into common calls.
+func TestDenialsConfirmedBehindTheRequest(t *testing.T) {
+	l, store := newDenyingLab(t)
+	user := func(i int) Request { return request(of("free", fmt.Sprint("u", i), "x").with(10)) }
+	for i := range 2 * MaxBatch {
+		l.decide(user(i))
+		l.decide(user(i)) // not before a minute has passed
+	}
+	before := store.count()
+	for tick := range 100 { // 40 s
+		l.clock.advance(400 * time.Millisecond)
+		for i := range 2 * MaxBatch {
+			if got := l.decide(user(i)); got.Allowed || got.Path != PathDenied {
+				t.Fatalf("tick %d, user %d: %+v", tick, i, got)
+			}
+		}
+		if len(l.denials.due) == 0 {
+			continue
+		}
+		calls := store.count()
+		if l.confirm(); store.count()-calls != 2 {
+			t.Fatalf("%d calls to confirm %d", store.count()-calls, 2*MaxBatch)
+		}
+	}
+	if asked := store.count() - before; asked < 10 || asked > 30 {
+		t.Errorf("%d calls in 40 s", asked)
+	}
+}
+
+// TestDenialsConfirmedInTheBackground does the same with nobody but Run to ask.
+func TestDenialsConfirmedInTheBackground(t *testing.T) {
+	l, _ := newDenyingLab(t)
+	l.decide(request(of("free", "u", "x").with(10)))
+	l.decide(request(of("free", "u", "x").with(10)))
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- l.Run(ctx) }()
+	key := func() *denial {
+		p := newPlan()
+		defer p.release()
+		req := request(of("free", "u", "x").with(10))
+		p.build(l.Rules().domains["tollgate"], &req, nil)
+		s := &l.denials.shards[maphash.String(l.denials.seed, first(p.active[0]).Key)%denialShards]
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.known[first(p.active[0]).Key]
+	}
+	old := key()
+	l.clock.advance(denialAge - denialAge/8)
+	if got := l.decide(request(of("free", "u", "x").with(10))); got.Path != PathDenied {
+		t.Fatalf("%+v", got)
+	}
+	eventually(t, "the denial is confirmed", func() bool { return key() != old })
+	if n := key(); n.age != 2*denialAge {
+		t.Errorf("it holds for %s", n.age)
+	}
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestConfirmationsThatFail: a memory that nobody confirms ends when it would
+// have, and one that the store does not confirm ends at once, unless something
+// newer is known by then.
+func TestConfirmationsThatFail(t *testing.T) {
+	req := request(of("free", "u", "x").with(10))
+	refund := of("free", "u", "x").with(10)
+	refund.Refund = true
+	for name, c := range map[string]struct {
+		meanwhile func(l *lab, store *broken)
+		want      Path
+		allowed   bool
+	}{
+		"the store fails": {func(_ *lab, store *broken) { store.set(errors.New("gone")) }, PathDenied, false},
+		"the store is known to be gone": {func(l *lab, store *broken) {
+			l.guard.trip(errors.New("gone"))
+			store.set(errors.New("nobody may ask"))
+		}, PathDenied, false},
+		"another replica refunded": {func(l *lab, store *broken) {
+			newLab(l.t, l.Rules(), func(o *Options) { o.Store = store }).decide(request(refund))
+		}, PathExact, true},
+		"a request asked about more buckets": {func(l *lab, _ *broken) {
+			l.decide(request(of("free", "u", "x").with(10), of("free", "v", "x")))
+		}, PathExact, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, store := newDenyingLab(t)
+			l.decide(req)
+			l.decide(req)
+			l.clock.advance(denialAge - denialAge/8)
+			if got := l.decide(req); got.Path != PathDenied || len(l.denials.due) != 1 {
+				t.Fatalf("%+v, %d asked", got, len(l.denials.due))
+			}
+			c.meanwhile(l, store)
+			l.confirm()
+			if len(l.denials.due) != 0 {
+				t.Error("it still waits")
+			}
+			if got := l.decide(req); got.Path != c.want || got.Allowed != c.allowed {
+				t.Errorf("%+v", got)
+			}
+			l.clock.advance(denialAge / 4)
+			store.set(nil)
+			l.guard.close()
+			if got := l.decide(req); c.want == PathDenied && got.Path != PathExact {
+				t.Errorf("after its end: %+v", got)
+			}
+		})
+	}
+}
+
+// TestConfirmationsAreBounded: what finds no place ends, and large demands ask
+// for themselves.
+func TestConfirmationsAreBounded(t *testing.T) {
+	ds := newDenials(2 * denialsDue)
+	large := &Demand{Now: 1}
+	for i := range confirmBuckets + 1 {
+		large.Charges = append(large.Charges, Charge{Key: fmt.Sprint(i), Capacity: 1, Need: 3, Cost: 3})
+	}
+	for i := range denialsDue + 10 {
+		d := ask(0, fmt.Sprint("u", i))
+		d.Now = 1
+		ds.remember(d, 0, 0)
+		if denied, _ := ds.decide(d, denialAge-1); !denied {
+			t.Fatalf("demand %d is not denied", i)
+		}
+	}
+	if n := len(ds.due); n != denialsDue {
+		t.Errorf("%d wait", n)
+	}
+	<-ds.due
+	ds.remember(large, 0, 0)
+	if denied, _ := ds.decide(large, denialAge-1); !denied || len(ds.due) != denialsDue-1 {
+		t.Errorf("denied %t, %d wait", denied, len(ds.due))
 	}
 }
 

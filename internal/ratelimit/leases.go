@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"hash/maphash"
+	"slices"
 	"sync"
 	"time"
 )
@@ -170,6 +171,11 @@ func (ls *leases) next(l *lease, at time.Duration) int64 {
 		return 0
 	}
 	return tokens
+}
+
+// leased says whether a lease has a part in the demand of these claims.
+func leased(claims []claim) bool {
+	return slices.ContainsFunc(claims, func(cl claim) bool { return cl.leased || cl.extra > 0 })
 }
 
 // served fills a demand that leases served wholly.

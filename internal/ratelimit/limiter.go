@@ -159,12 +159,14 @@ func (l *Limiter) SetRules(r *Rules) {
 // RulesRefused counts rule files that could not be loaded; the old rules stay.
 func (l *Limiter) RulesRefused() { l.metrics.reloads.WithLabelValues("refused").Inc() }
 
-// Run watches over the store until ctx ends: while it is gone it is tried in
-// the background, and when it is back it learns what was granted without it.
+// Run does until ctx ends what requests do not wait for: a store that is gone is
+// tried, and when it is back it learns what was granted without it; denials that
+// last are confirmed; tokens that were taken in advance go back.
 func (l *Limiter) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { l.returnLeases(ctx) })
+	wg.Go(func() { l.confirmDenials(ctx) })
 	wg.Go(func() { l.replicas.run(ctx, l.metrics.replicas.Set) })
 	l.guard.run(ctx, l.every, func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, l.every)
@@ -324,14 +326,16 @@ func (l *Limiter) remembered(p *plan, at time.Duration) bool {
 	return denied
 }
 
-// learn remembers what the store said to a request asked at start.
+// learn remembers what the store said to a request asked at start: a denial, and
+// an allowance that left too little for another request like it.
 func (l *Limiter) learn(p *plan, start time.Duration) {
 	if l.denials == nil {
 		return
 	}
 	for _, d := range p.active {
+		last := len(p.active) == 1 && !p.refunds && d.spent() && !leased(p.claims)
 		switch {
-		case !d.Allowed:
+		case !d.Allowed || last:
 			l.denials.remember(d, start, l.now().Sub(l.began))
 		case p.refunds || p.stale:
 			l.denials.forget(d)
