@@ -19,20 +19,35 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/session"
 )
 
-// newAPI builds the HTTP API.
-func newAPI(c Config, rt *app.Runtime, conn *redisconn.Conn, g *gate.Gate, reader account.RequestReader, watch *anomaly.Watch, verifier *authn.Verifier, store *revocation.Store, sessions *session.Manager, flags *flag.Store, watcher *flag.Watcher, experiments func(account.Auditor) account.Part) (http.Handler, error) {
+// api is what the HTTP API is made of. Every field is required.
+type api struct {
+	conn        *redisconn.Conn
+	gate        *gate.Gate
+	reader      account.RequestReader
+	watch       *anomaly.Watch
+	verifier    *authn.Verifier
+	revocations *revocation.Store
+	sessions    *session.Manager
+	flags       *flag.Store
+	watcher     *flag.Watcher
+	// experiments are a part of the API once there is a trail to write to.
+	experiments func(account.Auditor) account.Part
+}
+
+// handler builds the API.
+func (a *api) handler(c Config, rt *app.Runtime) (http.Handler, error) {
 	auth, err := credential.New(c.Management.Clients)
 	if err != nil {
 		return nil, err
 	}
-	tokens, err := newTokenCallers(c, rt, store)
+	tokens, err := newTokenCallers(c, rt, a.revocations)
 	if err != nil {
 		return nil, err
 	}
 	if tokens != nil {
 		auth = auth.WithTokens(tokens)
 	}
-	statements, err := newStatements(c, rt, verifier)
+	statements, err := newStatements(c, rt, a.verifier)
 	if err != nil {
 		return nil, err
 	}
@@ -40,23 +55,29 @@ func newAPI(c Config, rt *app.Runtime, conn *redisconn.Conn, g *gate.Gate, reade
 	if err != nil {
 		return nil, err
 	}
-	auditor := account.NewTrail(conn, c.Management.Audit, account.LogAuditor{Log: rt.Log}, time.Now)
-	self := &account.Self{Verifier: verifier, Checker: store, Revoker: store, Manager: sessions, Auditor: auditor, Now: time.Now}
+	auditor := account.NewTrail(a.conn, c.Management.Audit, account.LogAuditor{Log: rt.Log}, time.Now)
+	self := &account.Self{Verifier: a.verifier, Checker: a.revocations, Revoker: a.revocations, Manager: a.sessions, Auditor: auditor, Now: time.Now}
 	return account.New(auth,
-		&account.Tokens{Revoker: store, Checker: store, Inspector: inspector{verifier, time.Now}, Sessions: sessions, Auditor: auditor, Now: time.Now},
-		&account.Sessions{Manager: sessions, Issuers: verifier, Auditor: auditor, Now: time.Now},
-		self,
-		&account.OAuth{Revoker: store, Checker: store, Inspector: verifier, Leeway: verifier.Leeway(), Auditor: auditor, Now: time.Now},
-		&account.Signals{
-			Config: c.Signals, Verifier: statements, Replays: account.NewRedisReplays(conn), Revoker: store, Manager: sessions,
+		&account.Tokens{
+			Revoker: a.revocations, Checker: a.revocations, Inspector: inspector{a.verifier, time.Now}, Sessions: a.sessions,
 			Auditor: auditor, Now: time.Now,
 		},
+		&account.Sessions{Manager: a.sessions, Issuers: a.verifier, Auditor: auditor, Now: time.Now},
+		self,
+		&account.OAuth{
+			Revoker: a.revocations, Checker: a.revocations, Inspector: a.verifier, Leeway: a.verifier.Leeway(),
+			Auditor: auditor, Now: time.Now,
+		},
+		&account.Signals{
+			Config: c.Signals, Verifier: statements, Replays: account.NewRedisReplays(a.conn),
+			Revoker: a.revocations, Manager: a.sessions, Auditor: auditor, Now: time.Now,
+		},
 		auditor, document,
-		&account.Anomaly{Watch: watch, Self: self, Auditor: auditor, Now: time.Now},
-		&account.Explain{Explainer: g, Reader: reader},
-		account.NewFlags(flags, watcher, auditor, time.Now),
-		account.NewOFREP(watcher, time.Now),
-		experiments(auditor),
+		&account.Anomaly{Watch: a.watch, Self: self, Auditor: auditor, Now: time.Now},
+		&account.Explain{Explainer: a.gate, Reader: a.reader},
+		account.NewFlags(a.flags, a.watcher, auditor, time.Now),
+		account.NewOFREP(a.watcher, time.Now),
+		a.experiments(auditor),
 	), nil
 }
 

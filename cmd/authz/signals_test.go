@@ -2,12 +2,7 @@ package main
 
 import (
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -16,14 +11,13 @@ import (
 	"testing"
 	"time"
 
-	jose "github.com/go-jose/go-jose/v4"
-
 	"github.com/tollgate-proxy/tollgate/internal/account"
 	"github.com/tollgate-proxy/tollgate/internal/anomaly"
 	"github.com/tollgate-proxy/tollgate/internal/app"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/config"
 	"github.com/tollgate-proxy/tollgate/internal/session"
+	"github.com/tollgate-proxy/tollgate/internal/tokentest"
 )
 
 // A signal from or about an issuer that is misspelt would end nothing.
@@ -48,53 +42,15 @@ func TestSignalsNameIssuers(t *testing.T) {
 	}
 }
 
-// signer is an issuer with a key of its own.
-type signer struct {
-	t    *testing.T
-	key  *ecdsa.PrivateKey
-	file config.Path
-}
-
-func newSigner(t *testing.T) signer {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "key.pem")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return signer{t, key, config.Path(file)}
-}
-
-func (s signer) statement(issuer string) string {
-	s.t.Helper()
-	by, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: s.key}, (&jose.SignerOptions{}).WithType("secevent+jwt"))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	jws, err := by.Sign(fmt.Appendf(nil, `{"iss":%q,"aud":"us","jti":"1","iat":%d}`, issuer, time.Now().Unix()))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	token, err := jws.CompactSerialize()
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return token
-}
-
 // Each issuer is verified by its own keys, and by no other's.
 func TestStatements(t *testing.T) {
 	const tokens, watcher = "https://tokens", "https://watcher"
-	ours, theirs := newSigner(t), newSigner(t)
+	ours, theirs := tokentest.Key(t), tokentest.Key(t)
+	sign := func(key *ecdsa.PrivateKey, issuer string) string {
+		return tokentest.Sign(t, key, "secevent+jwt", map[string]any{"iss": issuer, "aud": "us", "jti": "1", "iat": time.Now().Unix()})
+	}
 	c := defaults()
-	c.Tokens.Issuers = []authn.IssuerConfig{{Name: "t", Issuer: tokens, Algorithms: []string{"ES256"}, Audiences: []string{"api"}, Keys: authn.KeysConfig{PEMFile: ours.file}}}
+	c.Tokens.Issuers = []authn.IssuerConfig{{Name: "t", Issuer: tokens, Algorithms: []string{"ES256"}, Audiences: []string{"api"}, Keys: authn.KeysConfig{PEMFile: tokentest.PublicKeyFile(t, ours)}}}
 	verifier, err := authn.New(c.Tokens, authn.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -103,15 +59,15 @@ func TestStatements(t *testing.T) {
 	if alone, err := newStatements(c, rt, verifier); alone != account.StatementVerifier(verifier) || err != nil {
 		t.Errorf("without transmitters: %v, %v", alone, err)
 	}
-	c.Signals.Transmitters = []account.TransmitterConfig{{Name: "w", Issuer: watcher, Algorithms: []string{"ES256"}, Keys: authn.KeysConfig{PEMFile: theirs.file}}}
+	c.Signals.Transmitters = []account.TransmitterConfig{{Name: "w", Issuer: watcher, Algorithms: []string{"ES256"}, Keys: authn.KeysConfig{PEMFile: tokentest.PublicKeyFile(t, theirs)}}}
 	both, err := newStatements(c, rt, verifier)
 	if err != nil {
 		t.Fatal(err)
 	}
 	rules := authn.StatementRules{Types: []string{"secevent+jwt"}, Audiences: func(string) []string { return []string{"us"} }}
 	for token, want := range map[string]error{
-		ours.statement(tokens): nil, theirs.statement(watcher): nil,
-		theirs.statement(tokens): authn.ErrSignature, ours.statement(watcher): authn.ErrSignature, theirs.statement("https://nobody"): authn.ErrIssuer,
+		sign(ours, tokens): nil, sign(theirs, watcher): nil,
+		sign(theirs, tokens): authn.ErrSignature, sign(ours, watcher): authn.ErrSignature, sign(theirs, "https://nobody"): authn.ErrIssuer,
 	} {
 		if st, err := both.VerifyStatement(token, rules, time.Now()); !errors.Is(err, want) {
 			t.Errorf("%+v, %v, want %v", st, err, want)

@@ -94,11 +94,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		Log: rt.Log, Metrics: gate.NewMetrics(rt.Metrics), Now: time.Now,
 	})
 	rt.WatchFile(rt.ConfigFile)
-	rt.OnReload("route rules", func(context.Context) (func(), error) {
-		next, err := config.Load(rt.ConfigFile, rt.Environ, defaults())
-		if err != nil {
-			return nil, err
-		}
+	onReload(rt, "route rules", func(next Config) (func(), error) {
 		routes, err := policy.Compile(next.Policy)
 		if err != nil {
 			return nil, fmt.Errorf("policy: %w", err)
@@ -114,9 +110,8 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		Decider: g, Headers: c.Headers, TokenHeader: c.Tokens.Sources.Header, PayloadKey: c.JWTAuthn.PayloadKey, PlaceHeaders: c.Anomaly.Headers,
 		LimitHeaders: c.Limits.Headers, MeasureAll: measure.all,
 	})
-	rt.OnReload("headers that say where clients are", func(context.Context) (func(), error) {
-		next, err := config.Load(rt.ConfigFile, rt.Environ, defaults())
-		return func() { server.UsePlaceHeaders(next.Anomaly.Headers) }, err
+	onReload(rt, "headers that say where clients are", func(next Config) (func(), error) {
+		return func() { server.UsePlaceHeaders(next.Anomaly.Headers) }, nil
 	})
 	outcomes := accesslog.New(rt.Metrics, measure)
 	rt.OnStop(outcomes.Stop)
@@ -127,11 +122,26 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	if err != nil {
 		return err
 	}
-	api, err := newAPI(c, rt, conn, g, server, watch, verifier, store, sessions, flagStore, watcher, experiments)
+	management := &api{
+		conn: conn, gate: g, reader: server, watch: watch, verifier: verifier, revocations: store, sessions: sessions,
+		flags: flagStore, watcher: watcher, experiments: experiments,
+	}
+	handler, err := management.handler(c, rt)
 	if err != nil {
 		return err
 	}
-	return rt.ServeHTTPS("http", c.HTTP.Listen, c.HTTP.TLS, api)
+	return rt.ServeHTTPS("http", c.HTTP.Listen, c.HTTP.TLS, handler)
+}
+
+// onReload is rt.OnReload for what the configuration file itself says.
+func onReload(rt *app.Runtime, name string, prepare func(next Config) (commit func(), err error)) {
+	rt.OnReload(name, func(context.Context) (func(), error) {
+		next, err := config.Load(rt.ConfigFile, rt.Environ, defaults())
+		if err != nil {
+			return nil, err
+		}
+		return prepare(next)
+	})
 }
 
 func newVerifier(c Config, rt *app.Runtime, conn *redisconn.Conn) (*authn.Verifier, error) {
@@ -244,11 +254,7 @@ func newWatch(c Config, rt *app.Runtime, conn *redisconn.Conn, sessions *session
 		return nil, err
 	}
 	rt.Background("suspicious activity", watch.Run)
-	rt.OnReload("suspicious activity", func(context.Context) (func(), error) {
-		next, err := config.Load(rt.ConfigFile, rt.Environ, defaults())
-		if err != nil {
-			return nil, err
-		}
+	onReload(rt, "suspicious activity", func(next Config) (func(), error) {
 		usePlaces, err := places.Prepare(next.Anomaly.Places)
 		if err != nil {
 			return nil, err

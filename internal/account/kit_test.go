@@ -3,21 +3,16 @@ package account
 import (
 	"context"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	jose "github.com/go-jose/go-jose/v4"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tollgate-proxy/tollgate/internal/authn"
@@ -25,6 +20,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
 	"github.com/tollgate-proxy/tollgate/internal/session"
+	"github.com/tollgate-proxy/tollgate/internal/tokentest"
 )
 
 // system is the API over real parts: the development issuer, revocations and
@@ -186,48 +182,17 @@ const providerURL = "https://idp.test"
 
 func newProvider(t *testing.T) *provider {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "idp.pem")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	key := tokentest.Key(t)
 	return &provider{t, key, authn.IssuerConfig{
 		Name: "idp", Issuer: providerURL, Algorithms: []string{"ES256"}, Audiences: []string{"api"},
-		Keys: authn.KeysConfig{PEMFile: config.Path(file)},
+		Keys: authn.KeysConfig{PEMFile: tokentest.PublicKeyFile(t, key)},
 	}}
 }
 
 // sign makes a token of a type; "" leaves it out.
 func (p *provider) sign(typ string, claims map[string]any) string {
 	p.t.Helper()
-	o := &jose.SignerOptions{}
-	if typ != "" {
-		o.WithType(jose.ContentType(typ))
-	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: p.key}, o)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	body, err := json.Marshal(claims)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	jws, err := signer.Sign(body)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	token, err := jws.CompactSerialize()
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return token
+	return tokentest.Sign(p.t, p.key, typ, claims)
 }
 
 // access is an access token of the provider, issued at the system's time.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -31,6 +30,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tollgate-proxy/tollgate/internal/envoyconf"
+	"github.com/tollgate-proxy/tollgate/internal/tokentest"
 )
 
 // tellingBackend starts a backend that answers with the user it was told of.
@@ -82,7 +82,7 @@ type identities struct {
 
 func newIdentities(t *testing.T, e *edge) *identities {
 	t.Helper()
-	p := &identities{folder: e.work, keys: map[string]*ecdsa.PrivateKey{direct: newKey(t), byword: newKey(t)}, signer: newKey(t)}
+	p := &identities{folder: e.work, keys: map[string]*ecdsa.PrivateKey{direct: tokentest.Key(t), byword: tokentest.Key(t)}, signer: tokentest.Key(t)}
 	p.authority = &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "clients"}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign,
@@ -100,26 +100,12 @@ func newIdentities(t *testing.T, e *edge) *identities {
 	}
 	p.write(t, "server.pem", pemOf("CERTIFICATE", server.Certificate[0]))
 	p.write(t, "server-key.pem", pemOf("PRIVATE KEY", key))
-	public, err := x509.MarshalPKIXPublicKey(p.keys[direct].Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.write(t, "direct.pem", pemOf("PUBLIC KEY", public))
 	set, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: p.keys[byword].Public(), Algorithm: "ES256", Use: "sig"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.write(t, "jwks.json", set)
 	return p
-}
-
-func newKey(t *testing.T) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
 }
 
 func pemOf(kind string, der []byte) []byte {
@@ -136,7 +122,7 @@ func (p *identities) write(t *testing.T, name string, data []byte) {
 // certificate is one by the authority.
 func (p *identities) certificate(t *testing.T, name string) tls.Certificate {
 	t.Helper()
-	key := newKey(t)
+	key := tokentest.Key(t)
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
@@ -165,7 +151,7 @@ func (p *identities) authzConfig(t *testing.T, e *edge) string {
 			return map[string]any{"name": name, "issuer": url, "algorithms": []string{"ES256"}, "audiences": []string{"my-api"}, "keys": keys}
 		}
 		tokens["issuers"] = []any{
-			issuer("direct", direct, map[string]any{"pem_file": filepath.Join(p.folder, "direct.pem")}),
+			issuer("direct", direct, map[string]any{"pem_file": string(tokentest.PublicKeyFile(t, p.keys[direct]))}),
 			issuer("byword", byword, map[string]any{"envoy": true}),
 		}
 		return nil
@@ -229,23 +215,7 @@ func (p *identities) token(t *testing.T, issuer string, claims map[string]any) s
 		"iat": time.Now().Unix(), "exp": time.Now().Add(time.Hour).Unix(),
 	}
 	maps.Copy(all, claims)
-	payload, err := json.Marshal(all)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: p.keys[issuer]}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signed, err := signer.Sign(payload)
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, err := signed.CompactSerialize()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token
+	return tokentest.Sign(t, p.keys[issuer], "", all)
 }
 
 // boundTo is the claim that binds a token to a certificate.
@@ -339,7 +309,7 @@ func (p *identities) expect(t *testing.T, certificate *tls.Certificate, path str
 func (p *identities) testJWTAuthn(t *testing.T) {
 	good := p.token(t, byword, nil)
 	parts := strings.Split(good, ".")
-	forged := (&identities{keys: map[string]*ecdsa.PrivateKey{byword: newKey(t)}}).token(t, byword, nil)
+	forged := (&identities{keys: map[string]*ecdsa.PrivateKey{byword: tokentest.Key(t)}}).token(t, byword, nil)
 	unsigned := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"none"}`)) + "." + parts[1] + "."
 	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err != nil {

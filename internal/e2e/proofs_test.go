@@ -18,6 +18,7 @@ import (
 	jose "github.com/go-jose/go-jose/v4"
 
 	"github.com/tollgate-proxy/tollgate/internal/envoyconf"
+	"github.com/tollgate-proxy/tollgate/internal/tokentest"
 )
 
 // TestProofs: tokens bound to a client's key, through two Envoys with an authz
@@ -73,7 +74,7 @@ const proven = "api.test"
 
 func newHolder(t *testing.T, p *identities) *holder {
 	t.Helper()
-	key := newKey(t)
+	key := tokentest.Key(t)
 	sum, err := (&jose.JSONWebKey{Key: key.Public()}).Thumbprint(crypto.SHA256)
 	if err != nil {
 		t.Fatal(err)

@@ -4,27 +4,20 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/x509"
-	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	jose "github.com/go-jose/go-jose/v4"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tollgate-proxy/tollgate/internal/anomaly"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
-	"github.com/tollgate-proxy/tollgate/internal/config"
 	"github.com/tollgate-proxy/tollgate/internal/flag"
 	"github.com/tollgate-proxy/tollgate/internal/gate"
 	"github.com/tollgate-proxy/tollgate/internal/policy"
@@ -32,6 +25,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
 	"github.com/tollgate-proxy/tollgate/internal/session"
+	"github.com/tollgate-proxy/tollgate/internal/tokentest"
 )
 
 // whole is a Check from the bytes of the request to the bytes of the answer,
@@ -163,18 +157,10 @@ func background(t testing.TB, runs ...func(context.Context) error) {
 
 func wholeVerifier(t testing.TB, key *rsa.PrivateKey, metrics prometheus.Registerer) *authn.Verifier {
 	t.Helper()
-	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "key.pem")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	c := authn.Default()
 	c.Issuers = []authn.IssuerConfig{{
 		Name: "main", Issuer: wholeIssuer, Algorithms: []string{"RS256"}, Audiences: []string{"api"},
-		Keys: authn.KeysConfig{PEMFile: config.Path(file)},
+		Keys: authn.KeysConfig{PEMFile: tokentest.PublicKeyFile(t, key)},
 	}}
 	v, err := authn.New(c, authn.Options{Annotate: gate.Annotate, Metrics: metrics, Now: time.Now})
 	if err != nil {
@@ -188,28 +174,12 @@ func wholeVerifier(t testing.TB, key *rsa.PrivateKey, metrics prometheus.Registe
 func wholeToken(t testing.TB, key *rsa.PrivateKey) string {
 	t.Helper()
 	now := time.Now()
-	claims, err := json.Marshal(map[string]any{
+	return tokentest.Sign(t, key, "", map[string]any{
 		"iss": wholeIssuer, "aud": "api", "sub": wholeUser, "sid": "0b1f6f0e-1e9e-4a5c-9d0c-1f3a5b7c9d0e",
 		"jti": "f81d4fae-7dec-11d0-a765-00a0c91e6bf6", "client_id": "web", "ver": 7, "tier": "premium",
 		"roles": []string{"reader", "writer"}, "scope": "orders.read orders.write", "consents": []string{"analytics"},
 		"iat": now.Unix(), "exp": now.Add(time.Hour).Unix(), "email": "ada@example.com",
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: key}, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signed, err := signer.Sign(claims)
-	if err != nil {
-		t.Fatal(err)
-	}
-	token, err := signed.CompactSerialize()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return token
 }
 
 // wholeRoutes has 1,000 rules, of which the one before the last decides.
