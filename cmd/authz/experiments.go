@@ -116,7 +116,7 @@ func (m *measure) all() bool { return m.experiments.Current().MeasuresBefore(tim
 // Take implements accesslog.Sink.
 func (m *measure) Take(o *accesslog.Outcome) {
 	m.meter.Measure(&experiment.Request{
-		User: cmp.Or(o.User, o.Visitor), Tier: o.Tier, Assignments: o.Experiments, Duration: o.Duration, Status: o.Status,
+		User: cmp.Or(o.User, o.Visitor), Visitor: o.User == "", Tier: o.Tier, Assignments: o.Experiments, Duration: o.Duration, Status: o.Status,
 		Refused:      o.Code != "" || o.Details == "request_rate_limited" || o.Details == "rate_limited_by_quota",
 		RequestBytes: o.RequestBytes, ResponseBytes: o.ResponseBytes,
 	})

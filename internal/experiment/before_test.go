@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"time"
 
@@ -201,10 +202,13 @@ func TestMeterBefore(t *testing.T) {
 	}
 	does.Key = "does-not"
 	asks.MeasureBefore = true
+	lets := *asks
+	lets.Key, lets.Anonymous = "lets-visitors", true
 	version := put(t, c, asks).Definition.Version
 	put(t, c, does)
+	put(t, c, &lets)
 	w := watch(t, WatcherOptions{Catalog: c, Now: fixedNow})
-	eventually(t, "both drafts", func() bool { return w.Current().Find(does.Key) != nil && w.Current().Find(asks.Key) != nil })
+	eventually(t, "the drafts", func() bool { return len(w.Current().records) == 3 })
 	if !w.Current().MeasuresBefore(fixedNow()) {
 		t.Error("the time before is not measured")
 	}
@@ -216,9 +220,11 @@ func TestMeterBefore(t *testing.T) {
 	visit("ann", "premium", "", 4)
 	visit("bob", "free", "", 3)
 	m.Measure(&Request{User: "carl", Tier: "premium", Refused: true})
+	m.Measure(&Request{User: "visitor:v-1", Visitor: true, Tier: "premium"})
 	recorder.flush(t.Context())
-	if keys := rdb.Keys(t.Context(), "*}:before").Val(); len(keys) != 1 || rdb.HLen(t.Context(), keys[0]).Val() != 1 {
-		t.Fatalf("before: %v", keys)
+	keys := rdb.Keys(t.Context(), "*}:before").Val()
+	if n, more := rdb.HLen(t.Context(), keyOf(asks, "before")).Val(), rdb.HLen(t.Context(), keyOf(&lets, "before")).Val(); len(keys) != 2 || n != 1 || more != 2 {
+		t.Fatalf("before: %v with %d users, and %d where visitors may take part", keys, n, more)
 	}
 	started, err := c.Start(t.Context(), asks.Key, anyone("go"))
 	if err != nil {
@@ -229,7 +235,7 @@ func TestMeterBefore(t *testing.T) {
 		t.Fatal("what was measured before belongs to another version")
 	}
 	eventually(t, "the experiment", func() bool { return len(w.Current().Live()) == 1 })
-	if w.Current().MeasuresBefore(fixedNow()) {
+	if slices.ContainsFunc(w.Current().before, func(x Live) bool { return x.Key == asks.Key }) {
 		t.Error("the time before is measured on")
 	}
 	for _, user := range []string{"ann", "dan"} {

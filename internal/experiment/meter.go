@@ -15,6 +15,8 @@ import (
 type Request struct {
 	// User is the user, or the stable key of an anonymous visitor.
 	User, Tier string
+	// Visitor is true where User is a visitor's key.
+	Visitor bool
 	// Assignments are the marks of the variants that the gateway dealt, as it
 	// wrote them: "button:3=bold,checkout:1=control". See [Definition.Mark].
 	Assignments string
@@ -82,6 +84,9 @@ func (m *Meter) Measure(r *Request) {
 	}
 	now := m.now()
 	for _, x := range set.before {
+		if r.Visitor && !x.Anonymous {
+			continue // one could make up as many as fill the room for users
+		}
 		if _, ok := x.would(r.User, r.Tier); ok && x.MeasuresBefore(now) {
 			_ = m.recorder.Before(x.Definition, r.User, x.values(r)...) // counted
 		}
