@@ -5,6 +5,7 @@ package configtest
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -22,43 +23,52 @@ var update = flag.Bool("update", false, "write the reference pages afresh")
 // writes the page.
 func Process[C any](t *testing.T, p app.Process[C]) {
 	t.Helper()
-	shipped := filepath.Join("..", "..", "config", p.Name+".yaml")
-	t.Run("shipped file", func(t *testing.T) {
-		cfg, err := config.Load(shipped, nil, p.Defaults())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if p.Check != nil {
-			if err := p.Check(cfg); err != nil {
-				t.Fatal(err)
+	root := filepath.Join("..", "..")
+	for name, check := range map[string]func() error{
+		"shipped file":           func() error { return shipped(root, p) },
+		"every key is explained": explained[C],
+		"reference page":         func() error { return reference(root, p, *update) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			if err := check(); err != nil {
+				t.Error(err)
 			}
+		})
+	}
+}
+
+func shipped[C any](root string, p app.Process[C]) error {
+	cfg, err := config.Load(filepath.Join(root, "config", p.Name+".yaml"), nil, p.Defaults())
+	if err != nil || p.Check == nil {
+		return err
+	}
+	return p.Check(cfg)
+}
+
+func explained[C any]() error {
+	if missing := config.Undocumented[C](); len(missing) > 0 {
+		return fmt.Errorf("no doc tag: %s", strings.Join(missing, ", "))
+	}
+	return nil
+}
+
+func reference[C any](root string, p app.Process[C], write bool) error {
+	page := filepath.Join(root, "docs", "reference", p.Name+".md")
+	var want bytes.Buffer
+	if err := config.WriteReference(&want, "Configuration of "+p.Name, p.Defaults()); err != nil {
+		return err
+	}
+	if write {
+		if err := os.MkdirAll(filepath.Dir(page), 0o755); err != nil {
+			return err
 		}
-	})
-	t.Run("every key is explained", func(t *testing.T) {
-		if missing := config.Undocumented[C](); len(missing) > 0 {
-			t.Errorf("no doc tag: %s", strings.Join(missing, ", "))
+		if err := os.WriteFile(page, want.Bytes(), 0o644); err != nil {
+			return err
 		}
-	})
-	t.Run("reference page", func(t *testing.T) {
-		page := filepath.Join("..", "..", "docs", "reference", p.Name+".md")
-		var want bytes.Buffer
-		if err := config.WriteReference(&want, "Configuration of "+p.Name, p.Defaults()); err != nil {
-			t.Fatal(err)
-		}
-		if *update {
-			if err := os.MkdirAll(filepath.Dir(page), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(page, want.Bytes(), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		got, err := os.ReadFile(page)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(got, want.Bytes()) {
-			t.Errorf("%s is not what the source says: run `go test ./cmd/%s -update`", page, p.Name)
-		}
-	})
+	}
+	got, err := os.ReadFile(page)
+	if err == nil && !bytes.Equal(got, want.Bytes()) {
+		err = fmt.Errorf("%s is not what the source says: run `go test ./cmd/%s -update`", page, p.Name)
+	}
+	return err
 }
