@@ -2,7 +2,9 @@ package ratelimit
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
@@ -116,4 +118,83 @@ tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{u
 	if err != nil || len(states) != 3 || states[0].Remaining != 30 {
 		t.Errorf("%+v, %v", states, err)
 	}
+}
+
+// pipelines counts pipelines, and fails one of them.
+type pipelines struct {
+	count, fails int
+}
+
+func (p *pipelines) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (p *pipelines) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (p *pipelines) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if p.count++; p.count == p.fails {
+			for _, c := range cmds {
+				c.SetErr(io.ErrUnexpectedEOF)
+			}
+			return io.ErrUnexpectedEOF
+		}
+		return next(ctx, cmds)
+	}
+}
+
+// TestClusterInPipelines: a full batch takes as many round trips as one demand,
+// and where a later step denies or fails nothing stays charged.
+func TestClusterInPipelines(t *testing.T) {
+	client := startCluster(t)
+	hook := &pipelines{}
+	client.AddHook(hook)
+	store := NewRedis(client, true)
+	batch := func(cost int64) (demands []*Demand) {
+		for i := range MaxBatch {
+			user := fmt.Sprintf("{u%d}", i)
+			demands = append(demands, &Demand{Charges: []Charge{
+				{Key: user + "a", Capacity: 10 * hour, Need: cost, Cost: cost}, {Key: user + "b", Capacity: 20 * hour, Need: cost, Cost: cost},
+				{Key: "{system}", Shared: true, Capacity: MaxBatch * 3 / 2 * hour, Need: cost, Cost: cost},
+			}})
+		}
+		return demands
+	}
+	var used [MaxBatch]int64
+	expect := func(what string, demands []*Demand, trips, allowed int) {
+		t.Helper()
+		if hook.count != trips {
+			t.Errorf("%s: %d round trips, not %d", what, hook.count, trips)
+		}
+		for i, d := range demands {
+			if d.Allowed {
+				used[i] += hour
+				allowed--
+			}
+		}
+		if allowed != 0 {
+			t.Errorf("%s: %d too few were allowed", what, allowed)
+		}
+		for i, d := range batch(0) {
+			take(t, store, d)
+			for _, c := range d.Charges[:2] {
+				if taken := c.Level - d.Now; taken > used[i] || taken < used[i]-hour/2 { // It fills meanwhile.
+					t.Fatalf("%s: %d is taken from bucket %s, not %d", what, taken, c.Key, used[i])
+				}
+			}
+		}
+		hook.count = 0
+	}
+	demands := batch(hour)
+	take(t, store, demands...)
+	expect("allowed", demands, 2, MaxBatch)
+	demands = batch(hour)
+	take(t, store, demands...)
+	expect("the system denies half", demands, 3, MaxBatch/2)
+	hook.fails = 2
+	demands = batch(hour)
+	if err := store.Take(t.Context(), demands); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("%v", err)
+	}
+	for _, d := range demands {
+		d.Allowed = false // Nothing was decided.
+	}
+	expect("the second step fails", demands, 3, 0)
 }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -26,7 +25,8 @@ const MaxBatch = 64
 // All buckets of a demand are decided in one script. On a Cluster a script
 // may only touch keys with the same hash tag, so there the buckets of a user
 // and those of the system are charged in two steps, the user's first, and
-// what the first step took is returned where the second denies.
+// what the first step took is returned where the second denies. All demands of
+// a call take each step together, in one pipeline.
 type Redis struct {
 	client  redis.UniversalClient
 	script  *redis.Script
@@ -56,12 +56,7 @@ func (r *Redis) Take(ctx context.Context, demands []*Demand) error {
 	if !r.cluster {
 		return r.run(ctx, demands)
 	}
-	for _, d := range demands {
-		if err := r.inSteps(ctx, d); err != nil {
-			return err
-		}
-	}
-	return nil
+	return r.inSteps(ctx, demands)
 }
 
 // run decides demands whose keys may all stand in one script.
@@ -70,13 +65,19 @@ func (r *Redis) run(ctx context.Context, demands []*Demand) error {
 	defer call.release()
 	call.build(r.script.Hash(), demands)
 	cmd := redis.NewIntSliceCmd(ctx, call.args...)
-	err := r.client.Process(ctx, cmd)
-	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+	_ = r.client.Process(ctx, cmd) // The command holds its error.
+	return r.read(ctx, call, cmd, demands)
+}
+
+// read reads the answer to a call. A server that does not know the script is
+// sent it.
+func (r *Redis) read(ctx context.Context, call *call, cmd *redis.IntSliceCmd, demands []*Demand) error {
+	if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
 		call.args[0], call.args[1] = "eval", decideLua
 		cmd = redis.NewIntSliceCmd(ctx, call.args...)
-		err = r.client.Process(ctx, cmd)
+		_ = r.client.Process(ctx, cmd)
 	}
-	if err != nil {
+	if err := cmd.Err(); err != nil {
 		return fmt.Errorf("decide in redis: %w", err)
 	}
 	return results(cmd.Val(), demands)
@@ -215,100 +216,6 @@ func results(reply []int64, demands []*Demand) error {
 		next++
 	}
 	return nil
-}
-
-// inSteps decides a demand whose buckets may live on several servers: one
-// group of buckets with the same hash tag after the other.
-func (r *Redis) inSteps(ctx context.Context, d *Demand) error {
-	groups := byTag(d.Charges)
-	if len(groups) == 1 {
-		return r.run(ctx, []*Demand{d})
-	}
-	var taken []*Demand
-	allowed := true
-	for _, g := range groups {
-		if !allowed {
-			// Already denied: ask the others only for their state.
-			for i := range g.Charges {
-				g.Charges[i].Cost = 0
-			}
-		}
-		if err := r.run(ctx, []*Demand{g}); err != nil {
-			return errors.Join(err, r.giveBack(ctx, taken))
-		}
-		if !g.Allowed {
-			allowed = false
-			continue
-		}
-		taken = append(taken, g)
-	}
-	if !allowed {
-		if err := r.giveBack(ctx, taken); err != nil {
-			return err
-		}
-	}
-	d.Allowed = allowed
-	for _, g := range groups {
-		d.Now = max(d.Now, g.Now)
-		for i := range g.Charges {
-			for j := range d.Charges {
-				if d.Charges[j].Key == g.Charges[i].Key {
-					d.Charges[j].Level, d.Charges[j].Previous = g.Charges[i].Level, g.Charges[i].Previous
-				}
-			}
-		}
-	}
-	return nil
-}
-
-// giveBack returns what groups of a denied demand had taken, and sets their
-// levels to what they are afterwards. It is not bound to the request's
-// deadline, only to the client's own.
-func (r *Redis) giveBack(ctx context.Context, taken []*Demand) error {
-	for _, g := range taken {
-		refund := &Demand{Charges: append([]Charge(nil), g.Charges...)}
-		for i := range refund.Charges {
-			c := &refund.Charges[i]
-			c.Need, c.Cost = 0, -c.Cost
-		}
-		if err := r.run(context.WithoutCancel(ctx), []*Demand{refund}); err != nil {
-			return fmt.Errorf("return what a denied request took: %w", err)
-		}
-		for i := range g.Charges {
-			g.Charges[i].Level, g.Charges[i].Previous = refund.Charges[i].Level, refund.Charges[i].Previous
-		}
-	}
-	return nil
-}
-
-// byTag splits charges by the hash tag of their keys, in order.
-func byTag(charges []Charge) []*Demand {
-	var groups []*Demand
-	for _, c := range charges {
-		found := false
-		for _, g := range groups {
-			if hashTag(g.Charges[0].Key) == hashTag(c.Key) {
-				g.Charges = append(g.Charges, c)
-				found = true
-				break
-			}
-		}
-		if !found {
-			groups = append(groups, &Demand{Charges: []Charge{c}})
-		}
-	}
-	return groups
-}
-
-// hashTag is the part of a key that decides on which server of a Cluster it
-// lives: what stands between the first braces, or all of it.
-func hashTag(key string) string {
-	if open := strings.IndexByte(key, '{'); open >= 0 {
-		if end := strings.IndexByte(key[open+1:], '}'); end > 0 {
-			return key[open+1 : open+1+end]
-		}
-	}
-	return key
 }
 
 // Reset forgets buckets, which makes them full.

@@ -1,0 +1,177 @@
+package ratelimit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// part is what a demand asks of the buckets with one hash tag.
+type part struct {
+	Demand
+	// look says that only the state is of interest, as another part denied.
+	look bool
+	took bool
+}
+
+// inSteps decides demands whose buckets may live on several servers: of each,
+// one part after the other. Each step is one pipeline, however many demands
+// there are.
+func (r *Redis) inSteps(ctx context.Context, demands []*Demand) error {
+	parts, steps := make([][]*part, len(demands)), 0
+	for i, d := range demands {
+		parts[i] = byTag(d.Charges)
+		steps = max(steps, len(parts[i]))
+		d.Allowed, d.Now = true, 0
+	}
+	for step := range steps {
+		var asked []*part
+		for i, d := range demands {
+			if step >= len(parts[i]) {
+				continue
+			}
+			p := parts[i][step]
+			if p.look = !d.Allowed; p.look {
+				for j := range p.Charges {
+					p.Charges[j].Cost = 0
+				}
+			}
+			asked = append(asked, p)
+		}
+		if err := r.runAll(ctx, asked); err != nil {
+			return errors.Join(err, r.giveBack(ctx, parts, func(int) bool { return true }))
+		}
+		for i, d := range demands {
+			if step < len(parts[i]) {
+				d.Allowed = d.Allowed && parts[i][step].Allowed
+			}
+		}
+	}
+	if err := r.giveBack(ctx, parts, func(i int) bool { return !demands[i].Allowed }); err != nil {
+		return err
+	}
+	for i, d := range demands {
+		for _, p := range parts[i] {
+			p.tell(d)
+		}
+	}
+	return nil
+}
+
+// tell gives the demand what its part found.
+func (p *part) tell(d *Demand) {
+	d.Now = max(d.Now, p.Now)
+	for i := range p.Charges {
+		for j := range d.Charges {
+			if d.Charges[j].Key == p.Charges[i].Key {
+				d.Charges[j].Level, d.Charges[j].Previous = p.Charges[i].Level, p.Charges[i].Previous
+			}
+		}
+	}
+}
+
+// runAll decides parts in one pipeline, those with the same hash tag in one
+// script. Where it fails, some may have taken what they asked for all the same.
+func (r *Redis) runAll(ctx context.Context, parts []*part) error {
+	type script struct {
+		parts   []*part
+		demands []*Demand
+		call    *call
+		cmd     *redis.IntSliceCmd
+	}
+	var scripts []*script
+	byTag := map[string]*script{}
+	for _, p := range parts {
+		tag := hashTag(p.Charges[0].Key)
+		s := byTag[tag]
+		if s == nil {
+			s = &script{call: calls.Get().(*call)} //nolint:forcetypeassert // The pool holds nothing else.
+			defer s.call.release()
+			byTag[tag], scripts = s, append(scripts, s)
+		}
+		s.parts, s.demands = append(s.parts, p), append(s.demands, &p.Demand)
+	}
+	pipe := r.client.Pipeline()
+	for _, s := range scripts {
+		s.call.build(r.script.Hash(), s.demands)
+		s.cmd = redis.NewIntSliceCmd(ctx, s.call.args...)
+		_ = pipe.Process(ctx, s.cmd)
+	}
+	_, _ = pipe.Exec(ctx) // Each command holds its error.
+	var failed error
+	for _, s := range scripts {
+		if err := r.read(ctx, s.call, s.cmd, s.demands); err != nil {
+			failed = err
+			continue
+		}
+		for _, p := range s.parts {
+			p.took = p.Allowed && !p.look
+		}
+	}
+	return failed
+}
+
+// giveBack returns what parts of some demands took, and sets their levels to
+// what they are afterwards. It is not bound to the request's deadline, only to
+// the client's own.
+func (r *Redis) giveBack(ctx context.Context, parts [][]*part, of func(demand int) bool) error {
+	var taken, refunds []*part
+	for i := range parts {
+		for _, p := range parts[i] {
+			if !p.took || !of(i) {
+				continue
+			}
+			refund := &part{Demand: Demand{Charges: append([]Charge(nil), p.Charges...)}}
+			for j := range refund.Charges {
+				c := &refund.Charges[j]
+				c.Need, c.Cost = 0, -c.Cost
+			}
+			taken, refunds = append(taken, p), append(refunds, refund)
+		}
+	}
+	if len(refunds) == 0 {
+		return nil
+	}
+	if err := r.runAll(context.WithoutCancel(ctx), refunds); err != nil {
+		return fmt.Errorf("return what a denied request took: %w", err)
+	}
+	for i, p := range taken {
+		for j := range p.Charges {
+			p.Charges[j].Level, p.Charges[j].Previous = refunds[i].Charges[j].Level, refunds[i].Charges[j].Previous
+		}
+	}
+	return nil
+}
+
+// byTag splits charges by the hash tag of their keys, in order.
+func byTag(charges []Charge) []*part {
+	var parts []*part
+	for _, c := range charges {
+		found := false
+		for _, p := range parts {
+			if hashTag(p.Charges[0].Key) == hashTag(c.Key) {
+				p.Charges = append(p.Charges, c)
+				found = true
+				break
+			}
+		}
+		if !found {
+			parts = append(parts, &part{Demand: Demand{Charges: []Charge{c}}})
+		}
+	}
+	return parts
+}
+
+// hashTag is the part of a key that decides on which server of a Cluster it
+// lives: what stands between the first braces, or all of it.
+func hashTag(key string) string {
+	if open := strings.IndexByte(key, '{'); open >= 0 {
+		if end := strings.IndexByte(key[open+1:], '}'); end > 0 {
+			return key[open+1 : open+1+end]
+		}
+	}
+	return key
+}
