@@ -151,11 +151,14 @@ func (f *Flags) put(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// patch turns a flag on, off or to a share of its audience: {"state": "on",
-// "variant": …, "rollout": 12.5, "reason": …, "version": …}.
+// patch turns a flag on, off or to a share of its audience, and changes whom it
+// means: {"state": "on", "variant": …, "rollout": 12.5, "users": {"add": […],
+// "remove": […], "variant": …}, "tiers": {…}, "roles": {…}, "everyone": …,
+// "reason": …, "version": …}.
 func (f *Flags) patch(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		changeBody
+		flag.Targets
 		State   string   `json:"state"`
 		Variant string   `json:"variant"`
 		Rollout *float64 `json:"rollout"`
@@ -163,7 +166,7 @@ func (f *Flags) patch(w http.ResponseWriter, r *http.Request) error {
 	if err := decodeJSON(w, r, smallBodyLimit, &body); err != nil {
 		return err
 	}
-	patch := flag.Patch{State: body.State, Variant: body.Variant}
+	patch := flag.Patch{State: body.State, Variant: body.Variant, Targets: body.Targets}
 	if body.Rollout != nil {
 		p, err := flag.PercentageOf(*body.Rollout)
 		if err != nil {

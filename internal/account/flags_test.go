@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -127,6 +128,9 @@ func TestFlagsAPI(t *testing.T) {
 			{"no variant", "PATCH", "/v1/flags/colour", `{"variant":"red"}`, 422, `no variant \"red\"`},
 			{"on means nothing", "PATCH", "/v1/flags/colour", `{"state":"on"}`, 422, "flag_invalid"},
 			{"patch none", "PATCH", "/v1/flags/none", `{"state":"on"}`, 404, "flag_not_found"},
+			{"users", "PATCH", "/v1/flags/shop", `{"users":{"add":["ann"]},"tiers":{"add":["free"]},"rollout":5}`, 200, `"keys":["ann"]`},
+			{"last tier", "PATCH", "/v1/flags/shop", `{"tiers":{"remove":["premium","free"]}}`, 422, "without its last tier"},
+			{"wrong users", "PATCH", "/v1/flags/shop", `{"users":{"added":["ann"]}}`, 400, "request_invalid"},
 			{"unknown member", "PATCH", "/v1/flags/shop", `{"stat":"on"}`, 400, "request_invalid"},
 			{"long reason", "PATCH", "/v1/flags/shop", `{"state":"on","reason":"` + strings.Repeat("x", 501) + `"}`, 400, "request_invalid"},
 			{"negative version", "PATCH", "/v1/flags/shop", `{"state":"on","version":-1}`, 400, "request_invalid"},
@@ -137,10 +141,10 @@ func TestFlagsAPI(t *testing.T) {
 			{"no definition", "PUT", "/v1/flags/bad", `{}`, 422, "flag_invalid"},
 			{"not JSON", "PUT", "/v1/flags/bad", `{"definition":`, 400, "request_invalid"},
 			{"needs another", "PUT", "/v1/flags/bad", `{"definition":{"defaultVariant":"true","tollgate":{"prerequisites":[{"flag":"nobody","variants":["x"]}]}}}`, 422, `"field":"flags.bad.tollgate.prerequisites[0].flag"`},
-			{"history", "GET", "/v1/flags/shop/history?limit=2", "", 200, `{"history":[{"version":4,"at":"2026-03-04T05:06:07Z","actor":"desk","action":"update"`},
+			{"history", "GET", "/v1/flags/shop/history?limit=2", "", 200, `{"history":[{"version":5,"at":"2026-03-04T05:06:07Z","actor":"desk","action":"update"`},
 			{"history none", "GET", "/v1/flags/nobody/history", "", 404, "flag_not_found"},
 			{"history limit", "GET", "/v1/flags/shop/history?limit=0", "", 400, "request_invalid"},
-			{"revert", "POST", "/v1/flags/shop/revert", `{"to":1,"reason":"back"}`, 200, `"version":5,`},
+			{"revert", "POST", "/v1/flags/shop/revert", `{"to":1,"reason":"back"}`, 200, `"version":6,`},
 			{"revert too far", "POST", "/v1/flags/shop/revert", `{"to":77}`, 404, "flag_not_found"},
 			{"revert to what", "POST", "/v1/flags/shop/revert", `{"to":"x"}`, 400, "request_invalid"},
 			{"delete stale", "DELETE", "/v1/flags/new?version=9", "", 409, "version_conflict"},
@@ -227,9 +231,18 @@ func TestFlagsListShowsBrokenOnes(t *testing.T) {
 	if err := c.HSet(t.Context(), "tollgate:flag:{flags}:definitions", "odd", "{").Err(); err != nil {
 		t.Fatal(err)
 	}
+	if err := c.HSet(t.Context(), "tollgate:flag:{flags}:definitions", "later", `{"version":1,"definition":{"variants":{"on":true},"tollgate":{"weather":"rain"}}}`).Err(); err != nil {
+		t.Fatal(err)
+	}
 	var answer struct{ Broken []string }
 	w := a.call("GET", "/v1/flags", "", flagOperator)
-	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || len(answer.Broken) != 1 || answer.Broken[0] != "odd" {
+	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || !slices.Equal(answer.Broken, []string{"later", "odd"}) {
 		t.Errorf("got %s, %v", w.Body, err)
+	}
+	// To edit one would lose what is not understood, so nothing is.
+	for key, field := range map[string]string{"later": `"field":"tollgate.weather"`, "odd": `"field":"odd"`} {
+		if w := a.call("PATCH", "/v1/flags/"+key, `{"users":{"add":["ann"]}}`, flagOperator); w.Code != 422 || !strings.Contains(w.Body.String(), field) {
+			t.Errorf("got %d %s", w.Code, w.Body)
+		}
 	}
 }

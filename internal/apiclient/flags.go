@@ -54,9 +54,10 @@ func (t Terms) query(version string) url.Values {
 	return v
 }
 
-// FlagChange says what becomes of a flag: exactly one of State, Variant and
-// Rollout is set.
+// FlagChange says what becomes of a flag: at most one of State, Variant and
+// Rollout is set, or whom it means.
 type FlagChange struct {
+	flag.Targets
 	// State is "on" or "off", that variant for everyone, or "auto": the rules
 	// decide again.
 	State string `json:"state,omitempty"`

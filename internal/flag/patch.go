@@ -18,6 +18,9 @@ type Patch struct {
 	// Rollout is the percentage of the audience; it also takes back "on" and
 	// "off".
 	Rollout *Percentage
+	// Targets change whom the flag means; without the members above, nothing
+	// else.
+	Targets Targets
 }
 
 // ErrPatch: the patch contradicts itself, or does not fit the flag.
@@ -29,11 +32,18 @@ func (d *Definition) Apply(p Patch) error {
 	if _, ok := d.Variants[p.Variant]; p.Variant != "" && !ok {
 		return fmt.Errorf("%w: the flag has no variant %q", ErrPatch, p.Variant)
 	}
+	if err := d.target(&p.Targets); err != nil {
+		return fmt.Errorf("%w: %w", ErrPatch, err)
+	}
 	x := &d.Extension
 	switch p.State {
 	case "":
-		if p.Variant == "" && p.Rollout == nil {
-			return fmt.Errorf("%w: it names neither state, variant nor rollout", ErrPatch)
+		switch {
+		case p.Variant != "" || p.Rollout != nil:
+		case p.Targets.none():
+			return fmt.Errorf("%w: it names neither state, variant, rollout, users, tiers nor roles", ErrPatch)
+		default:
+			return nil
 		}
 	case "on":
 	case "off", "auto":

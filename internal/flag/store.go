@@ -158,7 +158,7 @@ func (s *Store) Version(ctx context.Context) (int64, error) {
 func parseRecord(key, document string) (Record, error) {
 	var raw stored
 	if err := json.Unmarshal([]byte(document), &raw); err != nil {
-		return Record{}, fmt.Errorf("stored flag %s: %w", key, err)
+		return Record{}, config.Faults{{File: "stored flag", Key: key, Allowed: "a JSON document: " + err.Error()}}
 	}
 	def, err := ParseFlag("stored flag "+key, key, raw.Definition)
 	if err != nil {
@@ -251,7 +251,7 @@ func (s *Store) change(ctx context.Context, key, action string, c Change, edit f
 		if current != nil {
 			at = current.Version
 		}
-		_, broken := snapshot.Broken[key]
+		cause, broken := snapshot.Broken[key]
 		if c.Expect >= 0 && (at != c.Expect || broken) {
 			return Record{}, fmt.Errorf("%w: %q is at version %d, not %d", ErrConflict, key, at, c.Expect)
 		}
@@ -259,6 +259,9 @@ func (s *Store) change(ctx context.Context, key, action string, c Change, edit f
 			return Record{}, fmt.Errorf("%w: %q", ErrNotFound, key)
 		}
 		def, err := edit(current)
+		if broken && errors.Is(err, ErrNotFound) {
+			err = cause // it is there, and to edit it would lose what is not understood
+		}
 		if err != nil {
 			return Record{}, err
 		}

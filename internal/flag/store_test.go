@@ -285,6 +285,13 @@ func storeBroken(t *testing.T, s *Store) {
 	if _, err := s.Get(ctx, "bad"); err == nil {
 		t.Error("a broken flag was read")
 	}
+	// To edit one would lose what this program does not understand.
+	for key, want := range map[string]string{"bad": "targeting.future", "worse": "JSON"} {
+		_, err := s.Update(ctx, key, Change{Expect: AnyVersion}, func(*Definition) error { return nil })
+		if faults := (config.Faults)(nil); !errors.As(err, &faults) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", key, err, want)
+		}
+	}
 	put(t, s, onOff(t, "bad", 1), AnyVersion)
 	if err := s.Delete(ctx, "worse", Change{Expect: AnyVersion}); err != nil {
 		t.Error(err)
