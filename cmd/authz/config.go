@@ -30,9 +30,9 @@ type Config struct {
 	HTTP        HTTPConfig              `yaml:"http"`
 	Redis       redisconn.Config        `yaml:"redis"`
 	Tokens      authn.Config            `yaml:"tokens"`
-	Policy      policy.Config           `yaml:"policy"`
+	Policy      policy.Config           `yaml:"policy" reload:"true"`
 	Revocation  RevocationConfig        `yaml:"revocation"`
-	Anomaly     anomaly.Config          `yaml:"anomaly"`
+	Anomaly     anomaly.Config          `yaml:"anomaly" reload:"true"`
 	Sessions    session.Config          `yaml:"sessions"`
 	Flags       FlagsConfig             `yaml:"flags"`
 	Experiments ExperimentsConfig       `yaml:"experiments"`

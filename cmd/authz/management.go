@@ -27,7 +27,7 @@ func (c HTTPConfig) Validate(r *config.Report) { ListenConfig{c.Listen}.Validate
 
 // ManagementConfig is the section "management".
 type ManagementConfig struct {
-	Clients []credential.Client    `yaml:"clients" doc:"Callers of the HTTP API with a secret or a certificate; without these and tokens the API refuses everybody but users."`
+	Clients []credential.Client    `yaml:"clients" reload:"true" doc:"Callers of the HTTP API with a secret or a certificate; without these and tokens the API refuses everybody but users."`
 	Tokens  ManagementTokensConfig `yaml:"tokens" doc:"Callers of the HTTP API with a token of an issuer."`
 	Audit   account.TrailConfig    `yaml:"audit" doc:"The trail of management actions that GET /v1/audit reads; the log has it too."`
 }

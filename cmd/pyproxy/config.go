@@ -34,7 +34,7 @@ func (c ListenConfig) Validate(r *config.Report) {
 
 // ManagementConfig is the section "management".
 type ManagementConfig struct {
-	Clients []credential.Client `yaml:"clients" doc:"Who may see the upstreams' live state (service, operator) and switch circuits (operator)."`
+	Clients []credential.Client `yaml:"clients" reload:"true" doc:"Who may see the upstreams' live state (service, operator) and switch circuits (operator)."`
 }
 
 // Validate checks the section.

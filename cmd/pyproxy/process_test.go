@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/tollgate-proxy/tollgate/internal/app"
 	"github.com/tollgate-proxy/tollgate/internal/config"
+	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -30,7 +30,7 @@ func TestTheProcess(t *testing.T) {
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) }))
 	defer service.Close()
 	const secret = "0123456789abcdef0123456789abcdef"
-	sum := sha256.Sum256([]byte(secret))
+	hashed := func(secret string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(secret))) }
 	public, operations := redistest.FreeAddr(t), redistest.FreeAddr(t)
 	text := fmt.Sprintf(`
 http: {listen: %q}
@@ -40,7 +40,7 @@ shutdown: {drain_delay: 0s}
 management: {clients: [{name: op, secret_sha256: %s, roles: [operator]}]}
 upstreams: [{name: s, addresses: [%q]}]
 routes: [{name: r, upstream: s, method: GET, path: /x, cache: {ttl: 1m}}]
-`, public, operations, hex.EncodeToString(sum[:]), strings.TrimPrefix(service.URL, "http://"))
+`, public, operations, hashed(secret), strings.TrimPrefix(service.URL, "http://"))
 	path := filepath.Join(t.TempDir(), "pyproxy.yaml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -120,12 +120,17 @@ routes: [{name: r, upstream: s, method: GET, path: /x, cache: {ttl: 1m}}]
 		}
 	}
 	more := strings.Replace(text, "routes: [", "routes: [{name: more, upstream: s, method: GET, path: /more}, ", 1)
+	const other = "another secret"
+	more = strings.Replace(more, hashed(secret), hashed(other), 1)
 	write(strings.Replace(more, "drain_delay: 0s", "drain_delay: 1s", 1))
 	await("the new route", func() bool {
 		_, body := call("GET", public, "/more", "")
 		return strings.Contains(body, "circuit_open")
 	}) // still
-	call("POST", public, "/v1/upstreams/s/reset", secret)
+	if status, _ := call("POST", public, "/v1/upstreams/s/reset", secret); status != 401 {
+		t.Errorf("a client that is gone: %d", status)
+	}
+	call("POST", public, "/v1/upstreams/s/reset", other)
 	write(strings.Replace(more, "upstream: s, method: GET, path: /more", "upstream: gone, method: GET, path: /more", 1))
 	await("the refusal", func() bool {
 		_, metrics := call("GET", operations, "/metrics", "")
@@ -140,7 +145,7 @@ routes: [{name: r, upstream: s, method: GET, path: /x, cache: {ttl: 1m}}]
 	if code := <-exit; code != 0 {
 		t.Fatalf("exit %d: %s", code, &log)
 	}
-	for _, want := range []string{"restart", "shutdown", "reload refused", "routes[0].upstream", "gone"} {
+	for _, want := range []string{"with a restart only", `["shutdown.drain_delay"]`, "reload refused", "routes[0].upstream", "gone"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log does not say %s: %s", want, &log)
 		}
@@ -155,11 +160,12 @@ func TestWhatNeedsARestart(t *testing.T) {
 	next := c
 	next.Timeouts.Attempt++
 	next.Routes = next.Routes[1:]
-	if got := needRestart(c, next); len(got) > 0 {
+	next.Management.Clients = []credential.Client{{Name: "desk"}}
+	if got := config.NeedRestart(c, next); len(got) > 0 {
 		t.Errorf("%v", got)
 	}
 	next.HTTP.Listen, next.Cache.Memory, next.Redis.Timeout, next.Log.Level = "x", 1, 1, "debug"
-	if d := cmp.Diff([]string{"http", "log", "redis", "cache"}, needRestart(c, next)); d != "" {
+	if d := cmp.Diff([]string{"log.level", "cache.memory", "http.listen", "redis.timeout"}, config.NeedRestart(c, next)); d != "" {
 		t.Error(d)
 	}
 }

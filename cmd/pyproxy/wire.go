@@ -4,7 +4,6 @@ import (
 	"context"
 	"net"
 	"net/http"
-	"reflect"
 	"runtime"
 	"runtime/debug"
 	"strings"
@@ -50,18 +49,17 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	proxy := pyproxy.New(c.Config, o)
 	rt.Background("upstreams", proxy.Run)
 	rt.WatchFile(rt.ConfigFile)
-	rt.OnReload("routes and upstreams", func(ctx context.Context) (func(), error) {
+	rt.OnReload("routes, upstreams and clients", func(context.Context) (func(), error) {
 		next, err := config.Load(rt.ConfigFile, rt.Environ, defaults())
 		if err != nil {
 			return nil, err
 		}
+		clients, err := auth.Prepare(next.Management.Clients)
+		if err != nil {
+			return nil, err
+		}
 		commit := proxy.Prepare(next.Config)
-		return func() {
-			commit()
-			if fixed := needRestart(c, next); len(fixed) > 0 {
-				rt.Log.WarnContext(ctx, "some changes take effect with a restart only", "sections", fixed)
-			}
-		}, nil
+		return func() { commit(); clients() }, nil
 	})
 	rt.Background("hints", func(ctx context.Context) error { return hints.Run(ctx, proxy.ProbeSoon) })
 
@@ -71,31 +69,6 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		},
 		func(h http.Handler) http.Handler { return auth.Require(credential.Operator, h) },
 	)), park)
-}
-
-// needRestart names the sections that differ and are read at the start only.
-func needRestart(running, next Config) []string {
-	var names []string
-	for _, section := range []struct {
-		name   string
-		before any
-		after  any
-	}{
-		{"http", running.HTTP, next.HTTP},
-		{"operations", running.Operations, next.Operations},
-		{"log", running.Log, next.Log},
-		{"tracing", running.Tracing, next.Tracing},
-		{"shutdown", running.Shutdown, next.Shutdown},
-		{"memory", running.Memory, next.Memory},
-		{"redis", running.Redis, next.Redis},
-		{"cache", running.Cache, next.Cache},
-		{"management", running.Management, next.Management},
-	} {
-		if !reflect.DeepEqual(section.before, section.after) {
-			names = append(names, section.name)
-		}
-	}
-	return names
 }
 
 // parkAfter is longer than the pauses of a connection that is in use.

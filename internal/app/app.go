@@ -205,6 +205,7 @@ func serve[C any](ctx context.Context, p Process[C], cfg C, file string, environ
 	rt.metrics = newRuntimeMetrics(metrics)
 	rt.Cleanup("traces", flush)
 	err = p.Wire(ctx, cfg, rt)
+	rt.OnReload("configuration", tellRestart(p, cfg, rt))
 	if err == nil {
 		err = rt.serveOperations(base.Operations)
 	}
@@ -228,4 +229,24 @@ func serve[C any](ctx context.Context, p Process[C], cfg C, file string, environ
 	}
 	log.Info("stopped")
 	return 0
+}
+
+// tellRestart says in the log, once for each change, which keys of the
+// configuration now differ from what the process runs with and are read at its
+// start only.
+func tellRestart[C any](p Process[C], running C, rt *Runtime) func(context.Context) (func(), error) {
+	var told []string
+	return func(ctx context.Context) (func(), error) {
+		next, err := config.Load(rt.ConfigFile, rt.Environ, p.Defaults())
+		if err != nil {
+			return nil, err
+		}
+		return func() {
+			keys := config.NeedRestart(running, next)
+			if len(keys) > 0 && !slices.Equal(keys, told) {
+				rt.Log.WarnContext(ctx, "some changes take effect with a restart only", "keys", keys)
+			}
+			told = keys
+		}, nil
+	}
 }

@@ -127,7 +127,7 @@ func TestCommandLine(t *testing.T) {
 		"check, rules":   {[]string{"-config", file(t, "greet: bad rules"), "-check-config"}, 1, "", "rules.yaml:1: no"},
 		"start, bad":     {[]string{"-config", bad}, 1, "", "unknown key"},
 		"start, no file": {[]string{"-config", bad + ".none"}, 1, "", "cannot be read"},
-		"reference":      {[]string{"-config-reference"}, 0, "| `greet` | text | `hello` | `TOLLGATE_GREET` | What to say. |", ""},
+		"reference":      {[]string{"-config-reference"}, 0, "| `greet` | text | `hello` | `TOLLGATE_GREET` | restart | What to say. |", ""},
 		"bad operations": {[]string{"-config", file(t, "operations: {listen: x}")}, 1, "", "operations.listen"},
 		"bad debug hash": {[]string{"-config", file(t, "operations: {debug_secret_sha256: hunter2}")}, 1, "", "operations.debug_secret_sha256"},
 		"bad memory":     {[]string{"-config", file(t, "memory: {gc_percent: 0, limit: 1KiB}")}, 1, "", "memory.limit"},
@@ -242,6 +242,40 @@ func TestPortInUse(t *testing.T) {
 		[]string{"-config", file(t, "operations: {listen: '"+l.Addr().String()+"'}")}, nil, io.Discard, &log, nil)
 	if code != 1 || !strings.Contains(log.String(), "address already in use") {
 		t.Errorf("exit %d: %s", code, &log)
+	}
+}
+
+// What a reload cannot change is named, once for each change.
+func TestReloadNamesWhatTakesARestart(t *testing.T) {
+	r := launch(t, "greet: hi\n", func(context.Context, sample, *Runtime) error { return nil })
+	reload := func(text string, fault bool) {
+		t.Helper()
+		if err := os.WriteFile(r.rt.ConfigFile, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.rt.Reload(t.Context()); (err != nil) != fault {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	const said = "some changes take effect with a restart only"
+	for _, step := range []struct {
+		text  string
+		fault bool
+		told  int
+		keys  string
+	}{
+		{"greet: hi\n", false, 0, ""},
+		{"greet: hello\nshutdown: {timeout: 1s}\n", false, 1, `["shutdown.timeout","greet"]`},
+		{"greet: hello\nshutdown: {timeout: 1s}\n", false, 1, ""},
+		{"grete: hello\n", true, 1, ""},
+		{"greet: hello\n", false, 2, `["greet"]`},
+		{"greet: hi\n", false, 2, ""},
+		{"greet: hello\n", false, 3, ""},
+	} {
+		reload(step.text, step.fault)
+		if n := r.log.Count(said); n != step.told || !strings.Contains(r.log.String(), step.keys) {
+			t.Errorf("%s: told %d times, want %d with %s:\n%s", step.text, n, step.told, step.keys, r.log)
+		}
 	}
 }
 

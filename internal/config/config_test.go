@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -287,9 +289,9 @@ func TestReference(t *testing.T) {
 	}
 	for _, want := range []string{
 		"# sample\n",
-		"| `listen` | text | `127.0.0.1:1` | `TOLLGATE_LISTEN` | Address. |",
-		"| `redis.timeout` | duration | `5m` | `TOLLGATE_REDIS_TIMEOUT` | Deadline. |",
-		"| `redis.url` | secret | `[redacted]` | `TOLLGATE_REDIS_URL` | Where. |",
+		"| `listen` | text | `127.0.0.1:1` | `TOLLGATE_LISTEN` | restart | Address. |",
+		"| `redis.timeout` | duration | `5m` | `TOLLGATE_REDIS_TIMEOUT` | restart | Deadline. |",
+		"| `redis.url` | secret | `[redacted]` | `TOLLGATE_REDIS_URL` | restart | Where. |",
 		"| `routes` | list of section | 1 entries |",
 		"| `on` | boolean | `false` |",
 		"## `routes[]`",
@@ -310,6 +312,47 @@ func TestReference(t *testing.T) {
 	}
 	if missing := Undocumented[bare](); len(missing) != 1 || missing[0] != "routes[].path" {
 		t.Errorf("got %v", missing)
+	}
+}
+
+// A change of a key takes a restart unless the key, or a section above it, says
+// otherwise; the page and the comparison agree.
+func TestNeedRestart(t *testing.T) {
+	type limits struct {
+		Rate int      `yaml:"rate" doc:"-"`
+		Keys []string `yaml:"keys" doc:"-"`
+	}
+	type root struct {
+		Listen string `yaml:"listen" doc:"-"`
+		URL    Secret `yaml:"url" doc:"-"`
+		Level  string `yaml:"level" doc:"-" reload:"true"`
+		Hot    limits `yaml:"hot" reload:"true"`
+		Cold   limits `yaml:"cold"`
+	}
+	before := root{Cold: limits{Keys: []string{"a"}}}
+	after := root{
+		Listen: "x", URL: NewSecret("hunter2"), Level: "debug",
+		Hot: limits{1, []string{"b"}}, Cold: limits{2, []string{"b"}},
+	}
+	if got := NeedRestart(before, before); got != nil {
+		t.Errorf("nothing has changed: %v", got)
+	}
+	want := []string{"listen", "url", "cold.rate", "cold.keys"}
+	if got := NeedRestart(before, after); !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	var page strings.Builder
+	if err := WriteReference(&page, "root", before); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range newSchema(reflect.TypeFor[root]()) {
+		change := "reload"
+		if slices.Contains(want, f.key) {
+			change = "restart"
+		}
+		if !strings.Contains(page.String(), "`"+f.env+"` | "+change+" |") {
+			t.Errorf("%s is not shown to take a %s:\n%s", f.key, change, page.String())
+		}
 	}
 }
 

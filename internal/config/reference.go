@@ -9,18 +9,25 @@ import (
 )
 
 // WriteReference writes the reference page of a configuration in Markdown: a
-// table of every key with its type, default, variable and meaning, and one for
+// table of every key with its type, default, variable, what a change of it takes
+// (the tag reload) and meaning, and one for
 // the elements of each list.
 func WriteReference[T any](w io.Writer, title string, defaults T) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\n\n", title)
 	b.WriteString("Generated from the source; every key can also be set by the environment variable beside it.\n" +
-		"A list is set by a variable as `a,b,c`, or in YAML or JSON.\n\n")
-	b.WriteString("| key | type | default | variable | meaning |\n| --- | --- | --- | --- | --- |\n")
+		"A list is set by a variable as `a,b,c`, or in YAML or JSON.\n\n" +
+		"A change of the file takes a *reload* (SIGHUP, or by itself where the process watches its file) or a *restart*: after a\n" +
+		"reload the log names the changed keys that still wait for one. What a named file holds may be read again where its key is not.\n\n")
+	b.WriteString("| key | type | default | variable | change | meaning |\n| --- | --- | --- | --- | --- | --- |\n")
 	root := reflect.ValueOf(defaults)
 	var lists []schemaField
 	for _, f := range newSchema(root.Type()) {
-		fmt.Fprintf(&b, "| `%s` | %s | %s | `%s` | %s |\n", f.key, typeName(f.typ), shown(root.FieldByIndex(f.index)), f.env, f.doc)
+		change := "restart"
+		if f.reload {
+			change = "reload"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | `%s` | %s | %s |\n", f.key, typeName(f.typ), shown(root.FieldByIndex(f.index)), f.env, change, f.doc)
 		if elem, ok := listElement(f.typ); ok {
 			lists = append(lists, schemaField{key: f.key + "[]", typ: elem})
 		}
@@ -43,6 +50,19 @@ func WriteReference[T any](w io.Writer, title string, defaults T) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// NeedRestart lists the keys, without the tag reload, that have another value in
+// next than in running.
+func NeedRestart[T any](running, next T) []string {
+	var keys []string
+	before, after := reflect.ValueOf(running), reflect.ValueOf(next)
+	for _, f := range newSchema(before.Type()) {
+		if !f.reload && !reflect.DeepEqual(before.FieldByIndex(f.index).Interface(), after.FieldByIndex(f.index).Interface()) {
+			keys = append(keys, f.key)
+		}
+	}
+	return keys
 }
 
 // Undocumented lists the keys of a configuration that have no doc tag.

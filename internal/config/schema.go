@@ -27,6 +27,9 @@ type schemaField struct {
 	index []int
 	typ   reflect.Type
 	doc   string
+	// reload says that a running process takes a changed value over: the key, or a
+	// section that it is in, has the tag `reload:"true"`.
+	reload bool
 }
 
 // newSchema lists the keys of a configuration struct in field order. It panics
@@ -37,19 +40,20 @@ func newSchema(t reflect.Type) []schemaField {
 		panic(fmt.Sprintf("config: %s is not a struct", t))
 	}
 	var out []schemaField
-	var walk func(t reflect.Type, prefix string, index []int)
-	walk = func(t reflect.Type, prefix string, index []int) {
+	var walk func(t reflect.Type, prefix string, index []int, reload bool)
+	walk = func(t reflect.Type, prefix string, index []int, reload bool) {
 		for name, f := range orderedFields(t) {
 			key := join(prefix, name)
 			at := append(append([]int{}, index...), f.Index...)
+			reload := reload || f.Tag.Get("reload") == "true"
 			if isSection(f.Type) {
-				walk(f.Type, key, at)
+				walk(f.Type, key, at, reload)
 				continue
 			}
-			out = append(out, schemaField{key: key, env: envName(key), index: at, typ: f.Type, doc: f.Tag.Get("doc")})
+			out = append(out, schemaField{key: key, env: envName(key), index: at, typ: f.Type, doc: f.Tag.Get("doc"), reload: reload})
 		}
 	}
-	walk(t, "", nil)
+	walk(t, "", nil, false)
 	seen := map[string]string{}
 	for _, f := range out {
 		if other, ok := seen[f.env]; ok {

@@ -21,6 +21,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/tollgate-proxy/tollgate/internal/config"
 	"github.com/tollgate-proxy/tollgate/internal/problem"
@@ -105,9 +106,9 @@ type Tokens interface {
 	Caller(ctx context.Context, token string) (Caller, bool)
 }
 
-// Authenticator knows the clients. It is immutable.
+// Authenticator knows the clients. It is safe for concurrent use.
 type Authenticator struct {
-	clients []client
+	clients *atomic.Pointer[[]client] // shared with those that WithTokens returned
 	tokens  Tokens
 }
 
@@ -120,7 +121,19 @@ type client struct {
 
 // New makes an authenticator. Names and credentials must be unique.
 func New(clients []Client) (*Authenticator, error) {
-	a := &Authenticator{}
+	a := &Authenticator{clients: new(atomic.Pointer[[]client])}
+	use, err := a.Prepare(clients)
+	if err != nil {
+		return nil, err
+	}
+	use()
+	return a, nil
+}
+
+// Prepare makes other clients ready; use puts them in the place of those that
+// are known. Requests under way end as they began.
+func (a *Authenticator) Prepare(clients []Client) (use func(), err error) {
+	var all []client
 	seen := map[any]bool{}
 	for i, c := range clients {
 		if c.credentials() != 1 {
@@ -146,9 +159,9 @@ func New(clients []Client) (*Authenticator, error) {
 			return nil, fmt.Errorf("clients[%d] %q: another client has the same name, secret or certificate", i, c.Name)
 		}
 		seen[name(c.Name)], seen[known] = true, true
-		a.clients = append(a.clients, next)
+		all = append(all, next)
 	}
-	return a, nil
+	return func() { a.clients.Store(&all) }, nil
 }
 
 // WithTokens returns an authenticator that also asks tokens about a Bearer token
@@ -176,9 +189,10 @@ func (a *Authenticator) Authenticate(r *http.Request) (Caller, bool) {
 	}
 	hash := sha256.Sum256([]byte(secret))
 	var found *client
-	for i := range a.clients { // all of them, always
-		if s := a.clients[i].secret; s != nil && subtle.ConstantTimeCompare(hash[:], s[:]) == 1 {
-			found = &a.clients[i]
+	clients := *a.clients.Load()
+	for i := range clients { // all of them, always
+		if s := clients[i].secret; s != nil && subtle.ConstantTimeCompare(hash[:], s[:]) == 1 {
+			found = &clients[i]
 		}
 	}
 	switch {
@@ -201,8 +215,7 @@ func (a *Authenticator) certified(r *http.Request) (Caller, bool) {
 	for _, u := range leaf.URIs {
 		names = append(names, u.String())
 	}
-	for i := range a.clients {
-		c := &a.clients[i]
+	for _, c := range *a.clients.Load() {
 		if c.certificate != nil && *c.certificate == sum || c.san != "" && slices.Contains(names, c.san) {
 			return c.caller, true
 		}

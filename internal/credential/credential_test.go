@@ -209,3 +209,42 @@ func TestCertificates(t *testing.T) {
 		}
 	}
 }
+
+// Other clients take the place of those that were known at once, also where an
+// authenticator with tokens was made of it, and a fault changes nothing.
+func TestPrepare(t *testing.T) {
+	client := func(name string) []Client {
+		return []Client{{Name: name, SecretSHA256: hashed(name), Roles: []string{Operator}}}
+	}
+	before, err := New(client("old"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	with := before.WithTokens(nil)
+	known := func(a *Authenticator, secret string) bool {
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header.Set("Authorization", "Bearer "+secret)
+		_, ok := a.Authenticate(r)
+		return ok
+	}
+	want := func(secret string, ok bool) {
+		t.Helper()
+		for _, a := range []*Authenticator{before, with} {
+			if known(a, secret) != ok {
+				t.Errorf("%s is known: %v, want %v", secret, !ok, ok)
+			}
+		}
+	}
+	if _, err := with.Prepare(append(client("new"), client("new")...)); err == nil {
+		t.Error("two clients of one name")
+	}
+	use, err := with.Prepare(client("new"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want("old", true)
+	want("new", false)
+	use()
+	want("old", false)
+	want("new", true)
+}

@@ -16,17 +16,17 @@ import (
 // Config is everything the proxy is told. Sections apply to all upstreams and
 // routes; a route may set its own time-outs.
 type Config struct {
-	TrustedPeers []netip.Prefix  `yaml:"trusted_peers" doc:"Networks whose requests may carry identity headers (x-user-id and the like); from anywhere else these headers are removed."`
-	Timeouts     TimeoutConfig   `yaml:"timeouts" doc:"How long calls may take; a route may set its own."`
-	Retry        RetryConfig     `yaml:"retry" doc:"When and how often a call that may be repeated is repeated."`
-	Breaker      BreakerConfig   `yaml:"breaker" doc:"The circuit breaker of each upstream and route class."`
-	Limit        LimitConfig     `yaml:"concurrency" doc:"The adaptive concurrency limit of each upstream and route class."`
-	Health       HealthConfig    `yaml:"health" doc:"Health checks of every address of every upstream."`
-	Ejection     EjectionConfig  `yaml:"ejection" doc:"Taking an address that fails its calls out of use for a while."`
-	Transport    TransportConfig `yaml:"transport" doc:"Connections to the upstreams."`
+	TrustedPeers []netip.Prefix  `yaml:"trusted_peers" reload:"true" doc:"Networks whose requests may carry identity headers (x-user-id and the like); from anywhere else these headers are removed."`
+	Timeouts     TimeoutConfig   `yaml:"timeouts" reload:"true" doc:"How long calls may take; a route may set its own."`
+	Retry        RetryConfig     `yaml:"retry" reload:"true" doc:"When and how often a call that may be repeated is repeated."`
+	Breaker      BreakerConfig   `yaml:"breaker" reload:"true" doc:"The circuit breaker of each upstream and route class."`
+	Limit        LimitConfig     `yaml:"concurrency" reload:"true" doc:"The adaptive concurrency limit of each upstream and route class."`
+	Health       HealthConfig    `yaml:"health" reload:"true" doc:"Health checks of every address of every upstream."`
+	Ejection     EjectionConfig  `yaml:"ejection" reload:"true" doc:"Taking an address that fails its calls out of use for a while."`
+	Transport    TransportConfig `yaml:"transport" reload:"true" doc:"Connections to the upstreams."`
 	Cache        CacheConfig     `yaml:"cache" doc:"Answers kept for the routes that declare a cache."`
-	Upstreams    []Upstream      `yaml:"upstreams" doc:"The services behind the proxy."`
-	Routes       []Route         `yaml:"routes" doc:"The requests that the proxy takes; every other one is answered with 404 or 405."`
+	Upstreams    []Upstream      `yaml:"upstreams" reload:"true" doc:"The services behind the proxy."`
+	Routes       []Route         `yaml:"routes" reload:"true" doc:"The requests that the proxy takes; every other one is answered with 404 or 405."`
 }
 
 // TimeoutConfig bounds calls.
