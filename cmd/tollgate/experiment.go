@@ -46,13 +46,15 @@ func experimentListCommand() command {
 				return err
 			}
 			const heading = "EXPERIMENT\tSTATE\tFLAG\tVARIANTS\tTRAFFIC\tPRIMARY\tVERSION\tREVISION\tCHANGED\tBY"
-			return sayTable(p.stdout, heading, all, func(r *apiclient.Experiment) []any {
+			err = sayTable(p.stdout, heading, all.Experiments, func(r *apiclient.Experiment) []any {
 				d := &r.Definition
 				return []any{
 					d.Key, r.State, d.FlagKey(), weights(d), fmt.Sprintf("%g%%", 100*d.Traffic),
 					d.Primary.Name, d.Version, r.Revision, r.Updated, r.UpdatedBy,
 				}
 			})
+			sayBroken(p, "experiment", all.Broken)
+			return err
 		}),
 	}.command()
 }
@@ -70,7 +72,7 @@ func experimentShowCommand() command {
 	return callCommand{
 		name: "show", arguments: "KEY", summary: "show an experiment's definition, as JSON", needs: needsExperiment,
 		setup: always(func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
-			record, err := client.Experiment(ctx, arguments[0])
+			record, err := client.ExperimentJSON(ctx, arguments[0])
 			if err != nil {
 				return err
 			}
@@ -114,11 +116,7 @@ func experimentCreateCommand() command {
 				if err == nil && *start {
 					record, err = client.StartExperiment(ctx, d.Key, apiclient.Terms{Reason: *reason, At: &record.Revision})
 				}
-				if err != nil {
-					return err
-				}
-				sayState(p, &record)
-				return nil
+				return sayState(p)(record, err)
 			}
 		},
 	}.command()
@@ -143,10 +141,9 @@ func experimentUpdateCommand() command {
 					terms.At = &was.Revision
 				}
 				now, err := client.PutExperiment(ctx, d, *terms)
-				if err != nil {
+				if err := sayState(p)(now, err); err != nil {
 					return err
 				}
-				sayState(p, &now)
 				if now.Definition.Version != was.Definition.Version {
 					sayf(p.stdout, "This is a new version: users are dealt anew, and measured from nothing.\n")
 				}
@@ -191,8 +188,14 @@ func readExperiment(file string) (experiment.Definition, error) {
 	return d, nil
 }
 
-func sayState(p *process, r *apiclient.Experiment) {
-	sayf(p.stdout, "%s: %s (version %d, revision %d)\n", r.Definition.Key, r.State, r.Definition.Version, r.Revision)
+// sayState says what a change has made of an experiment.
+func sayState(p *process) func(now apiclient.Experiment, err error) error {
+	return func(now apiclient.Experiment, err error) error {
+		if err == nil {
+			sayf(p.stdout, "%s: %s (version %d, revision %d)\n", now.Definition.Key, now.State, now.Definition.Version, now.Revision)
+		}
+		return err
+	}
 }
 
 func experimentTurnCommand(name, summary string,
@@ -203,12 +206,7 @@ func experimentTurnCommand(name, summary string,
 		setup: func(flags *flag.FlagSet) callFunc {
 			terms := termsFlags(flags, "experiment", "revision")
 			return func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
-				record, err := turn(client, ctx, arguments[0], *terms)
-				if err != nil {
-					return err
-				}
-				sayState(p, &record)
-				return nil
+				return sayState(p)(turn(client, ctx, arguments[0], *terms))
 			}
 		},
 	}.command()

@@ -13,7 +13,7 @@ import (
 
 const (
 	buttonRecord = `{"definition":{"key":"button","version":2,"state":"running","variants":[{"name":"control","weight":1},{"name":"bold","weight":3}],` +
-		`"traffic":0.5,"primary":{"name":"bought","kind":"rate"},"minimum_users":100},"revision":5,"updated":"2026-05-04T03:02:01Z","updated_by":"ada","state":"stopped"`
+		`"traffic":0.5,"primary":{"name":"bought","kind":"rate"},"minimum_users":100},"revision":5,"later":1,"updated":"2026-05-04T03:02:01Z","updated_by":"ada","state":"stopped"`
 	buttonReport = `,"at":"2026-05-04T03:02:01Z","report":{"experiment":"button","version":2,"status":"decided","verdict":"bold better on bought",` +
 		`"variants":[{"name":"control","users":1000,"metrics":[{"metric":{"name":"bought","kind":"rate"},"users":1000,"mean":0.1,"median":0,"p95":1,"p99":1}]},` +
 		`{"name":"bold","users":3000,"metrics":[{"metric":{"name":"bought","kind":"rate"},"users":3000,"mean":0.2,"median":0,"p95":1,"p99":1,` +
@@ -42,7 +42,7 @@ func experimentsAPI(t *testing.T) (environment []string, asked *[]string) {
 		case strings.HasSuffix(r.URL.Path, "/results"):
 			answer = buttonRecord + buttonReport + "}"
 		case r.URL.Path == "/v1/experiments" && r.Method == http.MethodGet:
-			answer = `{"version":1,"experiments":[` + buttonRecord + `}]}`
+			answer = `{"version":1,"experiments":[` + buttonRecord + `}],"broken":["odd"]}`
 		}
 		_, _ = io.WriteString(w, answer)
 	}))
@@ -70,8 +70,8 @@ func TestExperimentCommands(t *testing.T) {
 		says      []string
 		asks      string
 	}{
-		{"list", 0, []string{"button", "stopped", "control:1 bold:3", "50%", "bought", "ada"}, "GET /v1/experiments"},
-		{"show button", 0, []string{`"revision": 5`}, "GET /v1/experiments/button"},
+		{"list", 0, []string{"button", "stopped", "control:1 bold:3", "50%", "bought", "ada", "odd is stored in a form that the server cannot read: `tollgate experiment show odd` says why"}, "GET /v1/experiments"},
+		{"show button", 0, []string{`"revision": 5`, `"later": 1`}, "GET /v1/experiments/button"},
 		{"create " + file + " -reason why", 0, []string{"button: stopped (version 2, revision 5)"}, `"reason":"why"}`},
 		{"create -start " + file, 0, []string{"button: stopped"}, "POST /v1/experiments/button/start"},
 		{"start button", 0, []string{"button: stopped"}, "POST /v1/experiments/button/start"},

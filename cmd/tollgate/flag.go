@@ -45,11 +45,20 @@ func flagListCommand() command {
 			if err != nil {
 				return err
 			}
-			return sayTable(p.stdout, "FLAG\tSERVES\tOWNER\tVERSION\tCHANGED\tBY", all, func(f *apiclient.Flag) []any {
+			err = sayTable(p.stdout, "FLAG\tSERVES\tOWNER\tVERSION\tCHANGED\tBY", all.Flags, func(f *apiclient.Flag) []any {
 				return []any{f.Key, f.Summary, f.Owner, f.Version, f.Updated, f.UpdatedBy}
 			})
+			sayBroken(p, "flag", all.Broken)
+			return err
 		}),
 	}.command()
+}
+
+// sayBroken names what a list leaves out.
+func sayBroken(p *process, of string, keys []string) {
+	for _, key := range keys {
+		sayf(p.stdout, "\n%s is stored in a form that the server cannot read: `tollgate %s show %s` says why.\n", cell(key), of, cell(key))
+	}
 }
 
 func flagShowCommand() command {
@@ -138,8 +147,14 @@ func served(key string, definition json.RawMessage) string {
 	return d.Summary()
 }
 
-func sayFlag(p *process, now *apiclient.Flag) {
-	sayf(p.stdout, "%s: %s (version %d)\n", now.Key, now.Summary, now.Version)
+// sayFlag says what a change has made of a flag.
+func sayFlag(p *process) func(now apiclient.Flag, err error) error {
+	return func(now apiclient.Flag, err error) error {
+		if err == nil {
+			sayf(p.stdout, "%s: %s (version %d)\n", now.Key, now.Summary, now.Version)
+		}
+		return err
+	}
 }
 
 func flagSetCommand() command {
@@ -176,12 +191,7 @@ func flagStateCommand(name, summary, state string) command {
 
 func changeFlag(ctx context.Context, p *process, client *apiclient.Client, key string, change apiclient.FlagChange, terms *apiclient.Terms) error {
 	change.Reason, change.Version = terms.Reason, terms.At
-	now, err := client.ChangeFlag(ctx, key, change)
-	if err != nil {
-		return err
-	}
-	sayFlag(p, &now)
-	return nil
+	return sayFlag(p)(client.ChangeFlag(ctx, key, change))
 }
 
 // flagChange reads on, off, auto, NN% or the name of a variant.
@@ -217,12 +227,7 @@ func flagPutCommand() command {
 				if !json.Valid(data) {
 					return fmt.Errorf("%s: it is not JSON", arguments[1])
 				}
-				now, err := client.WriteFlag(ctx, arguments[0], json.RawMessage(data), *terms)
-				if err != nil {
-					return err
-				}
-				sayFlag(p, &now)
-				return nil
+				return sayFlag(p)(client.WriteFlag(ctx, arguments[0], json.RawMessage(data), *terms))
 			}
 		},
 	}.command()
@@ -240,12 +245,7 @@ func flagRevertCommand() command {
 				if err != nil || to < 1 {
 					return usagef("version %q: a number that `tollgate flag history %s` shows is needed", arguments[1], arguments[0])
 				}
-				now, err := client.RevertFlag(ctx, arguments[0], to, *terms)
-				if err != nil {
-					return err
-				}
-				sayFlag(p, &now)
-				return nil
+				return sayFlag(p)(client.RevertFlag(ctx, arguments[0], to, *terms))
 			}
 		},
 	}.command()

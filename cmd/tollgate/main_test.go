@@ -208,7 +208,7 @@ func fakeAPI(w http.ResponseWriter, r *http.Request) {
 	case "GET /v1/limit-overrides":
 		fmt.Fprint(w, `{"overrides":[{"domain":"tollgate","entry":"user","subject":"ada","tier":"premium","until":"2030-01-02T15:04:05Z"}]}`)
 	case "GET /v1/flags":
-		fmt.Fprintf(w, `{"flags":[%s]}`, strings.Join([]string{
+		fmt.Fprintf(w, `{"flags":[%s],"broken":["odd"]}`, strings.Join([]string{
 			flag("checkout", `{"force":"on"}`, 7),
 			flag("ml-v2", `{"owner":"ml","rollout":{"percentage":12.5},"audience":{"tiers":["premium"],"roles":["beta"]}}`, 1),
 			flag("old", `{"killed":true}`, 2),

@@ -57,11 +57,11 @@ func TestCalls(t *testing.T) {
 	definition := flag.Definition{
 		Key: "a b", State: flag.Enabled, Variants: map[string]any{"on": true}, DefaultVariant: "on",
 	}
-	const stored = `{"key":"a","version":3,"updated":"2026-01-02T03:04:05Z","updated_by":"ada","summary":"on for everyone","owner":"web","expired":true,"definition":{"state":"ENABLED","variants":{"on":true},"defaultVariant":"on"}}`
+	const stored = `{"key":"a","version":3,"updated":"2026-01-02T03:04:05Z","updated_by":"ada","summary":"on for everyone","owner":"web","expired":true,"definition":{"state":"ENABLED","variants":{"on":true},"defaultVariant":"on","later":1}}`
 	want := apiclient.Flag{
 		Key: "a", Version: 3, Updated: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), UpdatedBy: "ada",
 		Summary: "on for everyone", Owner: "web", Expired: true,
-		Definition: flag.Definition{State: flag.Enabled, Variants: map[string]any{"on": true}, DefaultVariant: "on"},
+		Definition: json.RawMessage(`{"state":"ENABLED","variants":{"on":true},"defaultVariant":"on","later":1}`),
 	}
 	const upstream = `{"name":"nlp","addresses":[{"address":"127.0.0.1:9202","state":"healthy","in_flight":1}],"circuits":[{"class":"default","state":"open","retry_after_seconds":1.5}]}`
 	seen := pyproxy.UpstreamStatus{
@@ -99,11 +99,14 @@ func TestCalls(t *testing.T) {
 		{"overrides", `{"overrides":[{"domain":"d","entry":"user","subject":"ada","tier":"premium","until":"2030-01-02T03:04:05Z"}]}`,
 			func(c *apiclient.Client) (any, error) { return c.LimitOverrides(t.Context()) },
 			`GET /v1/limit-overrides`, []apiclient.LimitOverride{lent}},
-		{"flags", `{"version":9,"flags":[` + stored + `]}`, func(c *apiclient.Client) (any, error) { return c.Flags(t.Context()) },
-			`GET /v1/flags`, []apiclient.Flag{want}},
+		{"flags", `{"version":9,"flags":[` + stored + `],"broken":["odd"]}`, func(c *apiclient.Client) (any, error) { return c.Flags(t.Context()) },
+			`GET /v1/flags`, apiclient.FlagList{Flags: []apiclient.Flag{want}, Broken: []string{"odd"}}},
 		{"change", stored, func(c *apiclient.Client) (any, error) {
 			return c.ChangeFlag(t.Context(), "a/b", apiclient.FlagChange{Rollout: &percent, Version: &version, Reason: "why"})
 		}, `PATCH /v1/flags/a%2Fb {"rollout":12.5,"reason":"why","version":3}`, want},
+		{"target", stored, func(c *apiclient.Client) (any, error) {
+			return c.ChangeFlag(t.Context(), "a", apiclient.FlagChange{Targets: flag.Targets{Users: flag.UserEdits{Edits: flag.Edits{Add: []string{"ada"}}, Variant: "on"}, Tiers: flag.Edits{Remove: []string{"free"}}, Everyone: true}})
+		}, `PATCH /v1/flags/a {"users":{"add":["ada"],"variant":"on"},"tiers":{"remove":["free"]},"everyone":true}`, want},
 		{"set", stored, func(c *apiclient.Client) (any, error) { return nil, c.SetFlag(t.Context(), "a", "off", "") },
 			`PATCH /v1/flags/a {"state":"off"}`, nil},
 		{"put", stored, func(c *apiclient.Client) (any, error) { return nil, c.PutFlag(t.Context(), definition, "why") },

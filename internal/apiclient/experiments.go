@@ -2,6 +2,7 @@ package apiclient
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -22,18 +23,34 @@ type ExperimentResults struct {
 	QuantileError float64 `json:"quantile_relative_error"`
 }
 
-// Experiments returns all experiments, sorted by key.
-func (c *Client) Experiments(ctx context.Context) ([]Experiment, error) {
-	var list struct {
-		Experiments []Experiment `json:"experiments"`
-	}
+// ExperimentList is all experiments, sorted by key.
+type ExperimentList struct {
+	Experiments []Experiment `json:"experiments"`
+	// Broken are the keys of those that are stored in a form that the server
+	// cannot read.
+	Broken []string `json:"broken"`
+}
+
+// Experiments returns all experiments.
+func (c *Client) Experiments(ctx context.Context) (ExperimentList, error) {
+	var list ExperimentList
 	err := c.do(ctx, http.MethodGet, "/v1/experiments", nil, &list)
-	return list.Experiments, err
+	return list, err
 }
 
 // Experiment returns one experiment.
 func (c *Client) Experiment(ctx context.Context, key string) (Experiment, error) {
 	return c.experiment(ctx, http.MethodGet, key, "", nil)
+}
+
+// ExperimentJSON is [Client.Experiment] as the server wrote it, with members
+// that this program may not know.
+func (c *Client) ExperimentJSON(ctx context.Context, key string) (json.RawMessage, error) {
+	var now json.RawMessage
+	if err := c.do(ctx, http.MethodGet, experimentPath(key), nil, &now); err != nil {
+		return nil, fmt.Errorf("experiment %s: %w", key, err)
+	}
+	return now, nil
 }
 
 // CreateExperiment makes a new experiment, a draft.

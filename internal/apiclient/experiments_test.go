@@ -1,6 +1,7 @@
 package apiclient_test
 
 import (
+	"encoding/json"
 	"net/http"
 	"testing"
 	"time"
@@ -29,10 +30,12 @@ func TestExperimentCalls(t *testing.T) {
 		request      string
 		want         any
 	}{
-		{"list", `{"experiments":[{` + record + `}]}`, func(c *apiclient.Client) (any, error) { return c.Experiments(t.Context()) },
-			`GET /v1/experiments`, []apiclient.Experiment{want}},
+		{"list", `{"experiments":[{` + record + `}],"broken":["odd"]}`, func(c *apiclient.Client) (any, error) { return c.Experiments(t.Context()) },
+			`GET /v1/experiments`, apiclient.ExperimentList{Experiments: []apiclient.Experiment{want}, Broken: []string{"odd"}}},
 		{"one", `{` + record + `}`, func(c *apiclient.Client) (any, error) { return c.Experiment(t.Context(), "a/b") },
 			`GET /v1/experiments/a%2Fb`, want},
+		{"as it is", `{"later":1}`, func(c *apiclient.Client) (any, error) { return c.ExperimentJSON(t.Context(), "a/b") },
+			`GET /v1/experiments/a%2Fb`, json.RawMessage(`{"later":1}`)},
 		{"create", `{` + record + `}`, func(c *apiclient.Client) (any, error) { return c.CreateExperiment(t.Context(), d, "why") },
 			`POST /v1/experiments {"definition":` + definition + `,"reason":"why"}`, want},
 		{"put", `{` + record + `}`, func(c *apiclient.Client) (any, error) { return c.PutExperiment(t.Context(), d, terms) },

@@ -2,6 +2,7 @@ package apiclient
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -20,9 +21,19 @@ type Flag struct {
 	// Summary says in a few words who gets what.
 	Summary string `json:"summary"`
 	// Owner is the team or person to ask; Expired flags should be gone.
-	Owner      string          `json:"owner,omitempty"`
-	Expired    bool            `json:"expired"`
-	Definition flag.Definition `json:"definition"`
+	Owner   string `json:"owner,omitempty"`
+	Expired bool   `json:"expired"`
+	// Definition is a [flag.Definition] as the server wrote it, with members that
+	// this program may not know.
+	Definition json.RawMessage `json:"definition"`
+}
+
+// FlagList is all feature flags, sorted by key.
+type FlagList struct {
+	Flags []Flag `json:"flags"`
+	// Broken are the keys of those that are stored in a form that the server
+	// cannot read.
+	Broken []string `json:"broken"`
 }
 
 // Terms go with a change of a flag or an experiment.
@@ -72,13 +83,11 @@ type FlagChange struct {
 	Version *int64 `json:"version,omitempty"`
 }
 
-// Flags returns all feature flags, sorted by key.
-func (c *Client) Flags(ctx context.Context) ([]Flag, error) {
-	var list struct {
-		Flags []Flag `json:"flags"`
-	}
+// Flags returns all feature flags.
+func (c *Client) Flags(ctx context.Context) (FlagList, error) {
+	var list FlagList
 	err := c.do(ctx, http.MethodGet, "/v1/flags", nil, &list)
-	return list.Flags, err
+	return list, err
 }
 
 // Flag returns one flag.

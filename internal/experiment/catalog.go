@@ -122,14 +122,7 @@ func (c *Catalog) List(ctx context.Context) (Snapshot, error) {
 	s := Snapshot{Version: set.Version, Broken: map[string]error{}, revisions: set.Versions}
 	now := c.now()
 	for _, key := range slices.Sorted(maps.Keys(set.Documents)) {
-		var r Record
-		err := json.Unmarshal([]byte(set.Documents[key]), &r)
-		if err == nil {
-			err = r.Definition.Validate()
-		}
-		if err == nil && r.Definition.Key != key {
-			err = fmt.Errorf("names itself %q", r.Definition.Key)
-		}
+		r, err := parseRecord(key, set.Documents[key])
 		if err != nil {
 			s.Broken[key] = fmt.Errorf("stored experiment %s: %w", key, err)
 			continue
@@ -140,7 +133,22 @@ func (c *Catalog) List(ctx context.Context) (Snapshot, error) {
 	return s, nil
 }
 
-// Get reads one experiment, or ErrNotFound.
+// parseRecord refuses members that this program does not know: to measure
+// without them would be to guess, and to write the rest back to lose them.
+func parseRecord(key, document string) (Record, error) {
+	var r Record
+	decoder := json.NewDecoder(strings.NewReader(document))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&r); err != nil {
+		return r, err
+	}
+	if r.Definition.Key != key {
+		return r, fmt.Errorf("names itself %q", r.Definition.Key)
+	}
+	return r, r.Definition.Validate()
+}
+
+// Get reads one experiment, or ErrNotFound; ErrInvalid where it is broken.
 func (c *Catalog) Get(ctx context.Context, key string) (Record, error) {
 	s, err := c.List(ctx)
 	if err != nil {
@@ -149,7 +157,15 @@ func (c *Catalog) Get(ctx context.Context, key string) (Record, error) {
 	if r := s.Find(key); r != nil {
 		return *r, nil
 	}
-	return Record{}, fmt.Errorf("%w: %q", ErrNotFound, key)
+	return Record{}, s.missing(key)
+}
+
+// missing says why there is no record of an experiment.
+func (s *Snapshot) missing(key string) error {
+	if cause, broken := s.Broken[key]; broken {
+		return fmt.Errorf("%w: %w", ErrInvalid, cause)
+	}
+	return fmt.Errorf("%w: %q", ErrNotFound, key)
 }
 
 // Version reads the set's version alone.
@@ -276,9 +292,12 @@ func (c *Catalog) change(ctx context.Context, key, action string, by Change, edi
 			return Record{}, fmt.Errorf("%w: %q is at revision %d, not %d", ErrConflict, key, at, by.Expect)
 		}
 		if action == "delete" && current == nil && !broken {
-			return Record{}, fmt.Errorf("%w: %q", ErrNotFound, key)
+			return Record{}, s.missing(key)
 		}
 		next, err := edit(current)
+		if errors.Is(err, ErrNotFound) {
+			err = s.missing(key)
+		}
 		if err != nil {
 			return Record{}, err
 		}

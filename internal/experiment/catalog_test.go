@@ -206,6 +206,37 @@ func TestWatcher(t *testing.T) {
 	})
 }
 
+// What a newer release has written is not read without what is new in it, and
+// not written back without it either: an operator may only replace it.
+func TestCatalogUnknownMembers(t *testing.T) {
+	rdb := redistest.Client(t, redistest.Embedded(t))
+	c := NewCatalog(rdb, fixedNow)
+	started(t, c, valid())
+	document := rdb.HGet(t.Context(), catalogRoot+"definitions", "checkout").Val()
+	newer := strings.Replace(document, `"traffic":1`, `"traffic":1,"weather":"rain"`, 1)
+	if newer == document {
+		t.Fatal(document)
+	}
+	if err := rdb.HSet(t.Context(), catalogRoot+"definitions", "checkout", newer).Err(); err != nil {
+		t.Fatal(err)
+	}
+	_, getErr := c.Get(t.Context(), "checkout")
+	_, stopErr := c.Stop(t.Context(), "checkout", anyone("stop"))
+	_, updateErr := c.Update(t.Context(), "checkout", anyone("update"), func(*Definition) error { return nil })
+	for _, err := range []error{getErr, stopErr, updateErr} {
+		if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), `unknown field "weather"`) {
+			t.Errorf("got %v", err)
+		}
+	}
+	if got := rdb.HGet(t.Context(), catalogRoot+"definitions", "checkout").Val(); got != newer {
+		t.Errorf("now %s", got)
+	}
+	put(t, c, valid())
+	if err := c.Delete(t.Context(), "checkout", anyone("gone")); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestWatcherWithoutRedis(t *testing.T) {
 	server := redistest.NewProcess(t)
 	rdb := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1})
