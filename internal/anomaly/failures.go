@@ -46,12 +46,12 @@ func (f *failures) shard(a netip.Addr) *failureShard {
 func (c failureCount) at(now int64, window int64) failureCount {
 	start := now - now%window
 	switch {
-	case start <= c.start: // a clock that went back counts in the window it was in
+	case start <= c.start && start >= c.start-window: // a request that another overtook counts in the later window
 		return c
 	case start == c.start+window:
 		return failureCount{start: start, before: c.count}
 	}
-	return failureCount{start: start}
+	return failureCount{start: start} // too old, or of a clock that was wrong
 }
 
 // note counts a failure.

@@ -53,3 +53,37 @@ func TestEndpoint(t *testing.T) {
 		t.Error("no address has a neighbourhood")
 	}
 }
+
+// A clock that was wrong for a moment makes nobody suspicious, and no newcomers one,
+// until it is right again.
+func TestClockSetBack(t *testing.T) {
+	const wrong = 365 * day
+	address := netip.MustParseAddr(berlin)
+	f := newFailures(FailuresConfig{Window: time.Minute, Tracked: 1000})
+	var n newcomers
+	token := [16]byte{1}
+	for range newcomersAMinute {
+		f.note(address, start.Add(wrong))
+		n.admit(token, start.Add(wrong))
+	}
+	if got := f.count(address, start); got != 0 {
+		t.Errorf("%d failures are known beforehand", got)
+	}
+	if f.sweep(start); f.len() != 0 {
+		t.Error("failures that are yet to come are kept")
+	}
+	if !n.admit(token, start) {
+		t.Error("newcomers of another year count")
+	}
+	// Requests that overtake one another at a minute's end are no such clock.
+	for range newcomersAMinute - 1 {
+		n.admit(token, start)
+	}
+	if n.admit(token, start.Add(-time.Second)) || n.admit(token, start) {
+		t.Error("a second back, and the count begins again")
+	}
+	f.note(address, start)
+	if got := f.count(address, start.Add(-time.Second)); got != 1 {
+		t.Errorf("a second back: %d failures, want 1", got)
+	}
+}

@@ -32,7 +32,8 @@ func (n *newcomers) admit(token [16]byte, at time.Time) bool {
 	s := &n.shards[token[0]%newcomerShards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if minute := at.Unix() / 60; minute > s.minute || s.counts == nil { // a clock that went back counts on
+	// A request of the minute before was overtaken by another, and counts on; an earlier one tells of a clock that was wrong.
+	if minute := at.Unix() / 60; minute > s.minute || minute < s.minute-1 || s.counts == nil {
 		s.minute, s.counts = minute, map[[16]byte]int{}
 	}
 	s.counts[token]++

@@ -100,13 +100,14 @@ func (r *remoteKeys) unknown(kid string) {
 }
 
 // run fetches at once, then at every refresh interval, after failures sooner,
-// and for unknown keys as often as the configuration allows.
+// and for unknown keys as often as the configuration allows. An unknown key only
+// ever brings the next fetch forward: who makes keys up postpones none.
 func (r *remoteKeys) run(ctx context.Context) {
+	next := r.now() // when the timer fires
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	unknown := map[string]time.Time{} // kid to when it may be asked for again
 	var last time.Time                // of the last fetch
-	var asked []string                // kids that the next fetch is for
 	backoff := firstBackoff
 	for {
 		select {
@@ -121,10 +122,10 @@ func (r *remoteKeys) run(ctx context.Context) {
 				clear(unknown)
 			}
 			unknown[kid] = now.Add(unknownTTL)
-			if len(asked) == 0 {
-				timer.Reset(max(0, r.cfg.UnknownKey-now.Sub(last)))
+			if at := last.Add(r.cfg.UnknownKey); at.Before(next) {
+				next = at
+				timer.Reset(max(0, at.Sub(now)))
 			}
-			asked = append(asked, kid)
 			continue
 		case <-timer.C:
 		}
@@ -134,19 +135,17 @@ func (r *remoteKeys) run(ctx context.Context) {
 			return
 		}
 		r.note(err)
+		wait := r.cfg.Refresh
 		if err != nil {
-			for _, kid := range asked {
-				delete(unknown, kid) // The question was not answered.
-			}
-		}
-		asked = nil
-		if err != nil {
-			timer.Reset(jitter(min(backoff, r.cfg.Refresh)))
+			clear(unknown) // what was asked was not answered
+			wait = min(backoff, wait)
 			backoff = min(2*backoff, maxBackoff)
-			continue
+		} else {
+			backoff = firstBackoff
 		}
-		backoff = firstBackoff
-		timer.Reset(jitter(r.cfg.Refresh))
+		wait = jitter(wait)
+		next = last.Add(wait)
+		timer.Reset(wait)
 	}
 }
 

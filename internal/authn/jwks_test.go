@@ -61,9 +61,12 @@ func (s *keyServer) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // remote starts a verifier whose keys are at a URL, inside a bubble.
-func remote(t *testing.T, s *keyServer) (v *Verifier, reg *prometheus.Registry, ready *[]string) {
+func remote(t *testing.T, s *keyServer, change ...func(*JWKSConfig)) (v *Verifier, reg *prometheus.Registry, ready *[]string) {
 	t.Helper()
 	cfg := Default()
+	for _, f := range change {
+		f(&cfg.JWKS)
+	}
 	ic := issuerConfig(t, "ES256")
 	ic.Keys = KeysConfig{JWKSURL: "https://issuer.test/jwks"}
 	cfg.Issuers = []IssuerConfig{ic}
@@ -209,6 +212,32 @@ func TestRemoteUnknownKeys(t *testing.T) {
 		pass(11 * time.Second)
 		p, err = v.Verify(tokenOf(t, "newer"), time.Now())
 		wantCode(t, "newer key", p, err, "")
+	})
+}
+
+// Tokens with made-up keys postpone no fetch: neither the one that learns that a
+// key was withdrawn, nor the one that is tried again after a failure.
+func TestRemoteUnknownKeysPostponeNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &keyServer{status: 200, body: keysNamed("a")}
+		v, _, _ := remote(t, s, func(c *JWKSConfig) { c.UnknownKey = time.Hour })
+		synctest.Wait()
+		token := tokenOf(t, "a")
+		s.set(func(s *keyServer) { s.body = keysNamed("b") })
+		for i := range 12 {
+			_, _ = v.Verify(tokenOf(t, fmt.Sprint("made-up", i)), time.Now())
+			pass(time.Minute)
+		}
+		p, err := v.Verify(token, time.Now())
+		wantCode(t, "key withdrawn", p, err, CodeInvalid)
+
+		s.set(func(s *keyServer) { s.err = errors.New("down") })
+		pass(11 * time.Minute)
+		s.set(func(s *keyServer) { s.err, s.body = nil, keysNamed("c") })
+		_, _ = v.Verify(tokenOf(t, "made-up"), time.Now())
+		pass(maxBackoff + maxBackoff/10)
+		p, err = v.Verify(tokenOf(t, "c"), time.Now())
+		wantCode(t, "key after a failure", p, err, "")
 	})
 }
 

@@ -159,7 +159,10 @@ func (t *Tracker) meet(shard *trackerShard, k trackedSession, s *Sighting) {
 	shard.entries[k] = e
 }
 
+// enqueue hands on a sighting that keeps nothing of the request: what waits is bounded in bytes, too.
 func (t *Tracker) enqueue(s Sighting) bool {
+	s.DeviceID, s.Address = strings.Clone(cut(s.DeviceID, maxName)), strings.Clone(cut(s.Address, maxName))
+	s.UserAgent, s.Country = strings.Clone(cut(s.UserAgent, MaxUserAgent)), alpha2(s.Country)
 	select {
 	case t.queue <- s:
 		return true
@@ -242,9 +245,9 @@ func (t *Tracker) sweep(ctx context.Context) {
 func (t *Tracker) admit(ctx context.Context, s Sighting) {
 	k := s.tracked()
 	_, err := t.manager.Register(ctx, Session{
-		User: s.User, Ref: k.Ref, Address: cut(s.Address, maxName),
-		Device:   Device{ID: cut(s.DeviceID, maxName), UserAgent: clean(s.UserAgent)},
-		Place:    Place{Country: alpha2(s.Country)},
+		User: s.User, Ref: k.Ref, Address: s.Address,
+		Device:   Device{ID: s.DeviceID, UserAgent: clean(s.UserAgent)},
+		Place:    Place{Country: s.Country},
 		Inferred: true,
 	}, s.Tier)
 	outcome := outcomeKnown
@@ -273,10 +276,14 @@ func (t *Tracker) admit(ctx context.Context, s Sighting) {
 	}
 }
 
-// alpha2 returns the code of a country, in capitals; empty for what is none, and for XX, which proxies say for unknown.
+// alpha2 returns a copy of the code of a country, in capitals; empty for what is none, and for XX, which proxies say for
+// unknown.
 func alpha2(code string) string {
-	code = strings.ToUpper(code)
-	if len(code) != 2 || code == "XX" || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+	if len(code) != 2 {
+		return ""
+	}
+	code = strings.ToUpper(strings.Clone(code))
+	if code == "XX" || strings.Trim(code, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
 		return ""
 	}
 	return code

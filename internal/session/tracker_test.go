@@ -8,6 +8,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
@@ -327,4 +328,25 @@ func TestSweep(t *testing.T) {
 		b.expect(t, "v", "c", "a b")
 		b.expect(t, "u", "", "a b")
 	})
+}
+
+// What waits to be registered holds on to nothing of the request that it is of.
+func TestSightingsAreBounded(t *testing.T) {
+	b := newManager(t, NewMemory(), DefaultConfig())
+	tr, err := NewTracker(b.Manager)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request := "DE" + strings.Repeat("x", 1<<20)
+	s := &Sighting{User: "u", Session: "a", At: b.clock.Now(), UserAgent: request, DeviceID: request[:10], Address: request[:10], Country: request[:2]}
+	tr.Observe(s)
+	got := <-tr.queue
+	if len(got.UserAgent) > MaxUserAgent || got.DeviceID != s.DeviceID || got.Address != s.Address || got.Country != s.Country {
+		t.Errorf("%d bytes of the agent, %+v", len(got.UserAgent), got.DeviceID)
+	}
+	for name, text := range map[string]string{"agent": got.UserAgent, "device": got.DeviceID, "address": got.Address, "country": got.Country} {
+		if unsafe.StringData(text) == unsafe.StringData(request) {
+			t.Errorf("the %s keeps the request", name)
+		}
+	}
 }
