@@ -92,7 +92,8 @@ type MetricReport struct {
 // Against is a variant compared with the control.
 type Against struct {
 	// Planned is Welch's test, valid once, at the planned end; a rate has
-	// Newcombe's interval, which stays between -1 and 1 and holds for few hits.
+	// Newcombe's interval, which stays between -1 and 1 and holds for few hits,
+	// and Pearson's test.
 	Planned Finding `json:"planned"`
 	// Sequential may be read at any time; verdicts rest on it.
 	Sequential Finding `json:"sequential"`
@@ -193,6 +194,7 @@ func compare(d *Definition, m Metric, c, t Moments, pairs []Pair, at int) *Again
 	planned := Welch(c, t, d.alpha())
 	if m.Kind == Rate && !a.Adjusted && c.N > 1 && t.N > 1 {
 		planned.Low, planned.High = RateDifference(hits(c), c.N, hits(t), t.N, d.alpha())
+		planned.P = RateTest(hits(c), c.N, hits(t), t.N)
 	}
 	a.Planned = finding(planned)
 	a.Sequential = finding(Sequential(c, t, 2*d.MinimumUsers, d.alpha()))

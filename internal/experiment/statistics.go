@@ -58,12 +58,21 @@ func certain(c Comparison) Comparison {
 // users, both groups together, at which the interval is to be tightest; any
 // number is valid. It rests on the means being about normal, so it needs some
 // hundred users before it is asked.
+//
+// The variance is the larger one of Welch's and of that of all users together,
+// which is the right one where nothing differs. Between groups of one size they
+// are about the same. A small group beside a large one has often not seen yet
+// what is rare, such as an error, and takes its own variance for too small: with
+// Welch's alone, a tenth of the users beside nine raised false alarms in a third
+// of all A/A tests.
 func Sequential(control, treatment Moments, expected int64, alpha float64) Comparison {
 	c := Comparison{Difference: treatment.Mean - control.Mean, Low: math.Inf(-1), High: math.Inf(1), P: 1}
 	if control.N < 2 || treatment.N < 2 {
 		return c
 	}
-	v := control.meanVariance() + treatment.meanVariance()
+	a, b, all := float64(control.N), float64(treatment.N), control
+	all.Merge(treatment)
+	v := math.Max(control.meanVariance()+treatment.meanVariance(), all.Variance()*(1/a+1/b))
 	if v == 0 {
 		return certain(c)
 	}
@@ -72,8 +81,7 @@ func Sequential(control, treatment Moments, expected int64, alpha float64) Compa
 	// Ramdas 2024, appendix B.2).
 	logAlpha := -2 * math.Log(alpha)
 	ratio := (logAlpha + math.Log(logAlpha+1)) / float64(max(2, expected))
-	n := float64(control.N + treatment.N)
-	mixture := v * n * ratio // tau^2
+	mixture := v * (a + b) * ratio // tau^2
 	z := c.Difference * c.Difference
 	logLikelihood := 0.5*math.Log(v/(v+mixture)) + z*mixture/(2*v*(v+mixture))
 	c.P = math.Min(1, math.Exp(-logLikelihood))
@@ -169,6 +177,19 @@ func RateDifference(controlHits, controlN, treatmentHits, treatmentN int64, alph
 	cLow, cHigh := Wilson(controlHits, controlN, alpha)
 	tLow, tHigh := Wilson(treatmentHits, treatmentN, alpha)
 	return t - c - math.Hypot(t-tLow, cHigh-c), t - c + math.Hypot(tHigh-t, c-cLow)
+}
+
+// RateTest is the two-sided p-value of Pearson's chi-square test, without
+// correction, that two rates are the same; 1 where all or none are hits.
+func RateTest(controlHits, controlN, treatmentHits, treatmentN int64) float64 {
+	c, t := float64(controlN), float64(treatmentN)
+	rate := float64(controlHits+treatmentHits) / (c + t)
+	variance := rate * (1 - rate) * (1/c + 1/t)
+	if !(variance > 0) {
+		return 1
+	}
+	difference := float64(treatmentHits)/t - float64(controlHits)/c
+	return 2 * normal().CDF(-math.Abs(difference)/math.Sqrt(variance))
 }
 
 // Cuped takes out of each group's values what the time before the experiment

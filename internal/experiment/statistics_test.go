@@ -28,9 +28,12 @@ func TestComparisonsOfTooLittle(t *testing.T) {
 		if c := compare(momentsOf(1, 1), momentsOf(1, 1)); c.P != 1 || c.Low != 0 || c.High != 0 {
 			t.Errorf("%s of equal constants: %+v", name, c)
 		}
-		if c := compare(momentsOf(1, 1), momentsOf(2, 2)); c.P != 0 || c.Low != 1 {
-			t.Errorf("%s of different constants: %+v", name, c)
-		}
+	}
+	if c := Welch(momentsOf(1, 1), momentsOf(2, 2), 0.05); c.P != 0 || c.Low != 1 {
+		t.Errorf("Welch of different constants: %+v", c)
+	}
+	if c := Sequential(momentsOf(1, 1), momentsOf(2, 2), 100, 0.05); c.P < 0.5 || c.Low > 0 {
+		t.Errorf("sequential of two users each: %+v", c)
 	}
 }
 
@@ -85,6 +88,15 @@ func TestRatesPublished(t *testing.T) {
 	if low, high := RateDifference(0, 0, 1, 1, 0.05); low != -1 || high != 1 {
 		t.Errorf("got %v to %v", low, high)
 	}
+	// R: prop.test(c(48, 56), c(80, 70), correct = FALSE), X-squared = 7.0234.
+	if p := RateTest(48, 80, 56, 70); math.Abs(p-0.008045) > 5e-7 {
+		t.Errorf("p = %v", p)
+	}
+	for _, p := range []float64{RateTest(0, 9, 0, 1), RateTest(9, 9, 1, 1), RateTest(0, 0, 0, 0)} {
+		if p != 1 {
+			t.Errorf("p = %v where nothing differs", p)
+		}
+	}
 	// Newcombe 1998 (one proportion), 81/263: 0.2553 to 0.3662.
 	if low, high := Wilson(81, 263, 0.05); math.Abs(low-0.2553) > 5e-5 || math.Abs(high-0.3662) > 5e-5 {
 		t.Errorf("got %.4f to %.4f", low, high)
@@ -134,6 +146,43 @@ func TestFalseAlarmRates(t *testing.T) {
 	}
 	if got := rate(peeked); got < 0.15 {
 		t.Errorf("peeking at Welch's test: false alarms at %v only; the simulation is broken", got)
+	}
+}
+
+// A/A tests with a small group beside a large one, of what is rare and of what
+// is skewed: read after every 10 users of the small group, the sequential test
+// is wrong at its stated rate at most, and so is Pearson's once, at the end.
+func TestFalseAlarmRatesOfUnequalSplits(t *testing.T) {
+	const runs, users, step, least, alpha = 400, 1000, 10, 100, 0.05
+	for name, draw := range map[string]func(r *rand.Rand) float64{
+		"errors of 1 %": func(r *rand.Rand) float64 { return one(r.Float64() < 0.01) },
+		"errors of 1 ‰": func(r *rand.Rand) float64 { return one(r.Float64() < 0.001) },
+		"half":          func(r *rand.Rand) float64 { return one(r.Float64() < 0.5) },
+		"skewed":        func(r *rand.Rand) float64 { return math.Exp(2 * r.NormFloat64()) },
+	} {
+		for _, times := range []int{9, 30} {
+			r := rand.New(rand.NewPCG(31, 41))
+			sequential, planned := 0, 0
+			for range runs {
+				var small, large Moments
+				alarm := false
+				for i := 1; i <= users; i++ {
+					small.Add(draw(r))
+					for range times {
+						large.Add(draw(r))
+					}
+					alarm = alarm || i%step == 0 && i >= least && Sequential(large, small, 2*least, alpha).P < alpha
+				}
+				sequential += int(one(alarm))
+				planned += int(one(name != "skewed" && RateTest(hits(large), large.N, hits(small), small.N) < alpha))
+			}
+			if got := float64(sequential) / runs; got > alpha {
+				t.Errorf("%s, 1 to %d: false alarms at %v", name, times, got)
+			}
+			if got := float64(planned) / runs; got > 0.085 {
+				t.Errorf("%s, 1 to %d: planned false alarms at %v", name, times, got)
+			}
+		}
 	}
 }
 
