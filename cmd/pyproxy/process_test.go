@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
@@ -22,6 +20,8 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/app"
 	"github.com/tollgate-proxy/tollgate/internal/config"
 	"github.com/tollgate-proxy/tollgate/internal/credential"
+	"github.com/tollgate-proxy/tollgate/internal/logtest"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -46,7 +46,7 @@ routes: [{name: r, upstream: s, method: GET, path: /x, cache: {ttl: 1m}}]
 		t.Fatal(err)
 	}
 	exit := make(chan int, 1)
-	var log bytes.Buffer
+	var log logtest.Buffer
 	go func() { exit <- app.Main(process(), []string{"-config", path}, nil, &log, &log) }()
 
 	call := func(method, address, path, token string) (int, string) {
@@ -65,16 +65,15 @@ routes: [{name: r, upstream: s, method: GET, path: /x, cache: {ttl: 1m}}]
 		body, _ := io.ReadAll(resp.Body)
 		return resp.StatusCode, string(body)
 	}
-	end := time.After(20 * time.Second)
-	for status := 0; status != 200; status, _ = call("GET", operations, "/readyz", "") {
+	polltest.Until(t, "ready", func() bool {
 		select {
-		case <-end:
-			t.Fatal("never ready")
 		case code := <-exit:
 			t.Fatalf("exit %d: %s", code, &log)
-		case <-time.After(5 * time.Millisecond):
+		default:
 		}
-	}
+		status, _ := call("GET", operations, "/readyz", "")
+		return status == 200
+	})
 	for _, c := range []struct {
 		method, path, token string
 		status              int
@@ -109,21 +108,12 @@ routes: [{name: r, upstream: s, method: GET, path: /x, cache: {ttl: 1m}}]
 			t.Fatal(err)
 		}
 	}
-	await := func(what string, ok func() bool) {
-		t.Helper()
-		for !ok() {
-			select {
-			case <-end:
-				t.Fatalf("never: %s", what)
-			case <-time.After(5 * time.Millisecond):
-			}
-		}
-	}
+
 	more := strings.Replace(text, "routes: [", "routes: [{name: more, upstream: s, method: GET, path: /more}, ", 1)
 	const other = "another secret"
 	more = strings.Replace(more, hashed(secret), hashed(other), 1)
 	write(strings.Replace(more, "drain_delay: 0s", "drain_delay: 1s", 1))
-	await("the new route", func() bool {
+	polltest.Until(t, "the new route", func() bool {
 		_, body := call("GET", public, "/more", "")
 		return strings.Contains(body, "circuit_open")
 	}) // still
@@ -132,7 +122,7 @@ routes: [{name: r, upstream: s, method: GET, path: /x, cache: {ttl: 1m}}]
 	}
 	call("POST", public, "/v1/upstreams/s/reset", other)
 	write(strings.Replace(more, "upstream: s, method: GET, path: /more", "upstream: gone, method: GET, path: /more", 1))
-	await("the refusal", func() bool {
+	polltest.Until(t, "the refusal", func() bool {
 		_, metrics := call("GET", operations, "/metrics", "")
 		return strings.Contains(metrics, `tollgate_reloads_total{result="refused"} 1`)
 	})
