@@ -23,6 +23,7 @@ const (
 
 	maxNameBytes = 64
 	maxTextBytes = 1024
+	maxMetadata  = 100
 )
 
 // State says whether flagd and Tollgate evaluate the flag at all.

@@ -2,6 +2,7 @@ package flag
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 
@@ -79,9 +80,10 @@ func (p *documentReader) document(root *yaml.Node) *Definitions {
 	defs := &Definitions{Flags: map[string]Definition{}}
 	p.lines = map[string]int{}
 	var flags *yaml.Node
+	var shared map[string]any
 	p.object(root, "", map[string]field{
 		"$schema":  func(n *yaml.Node, key string) { p.is(n, key, "string") },
-		"metadata": func(n *yaml.Node, key string) { p.metadata(n, key) },
+		"metadata": func(n *yaml.Node, key string) { shared = p.metadata(n, key) },
 		"$evaluators": func(n *yaml.Node, key string) {
 			if p.is(n, key, "object") {
 				p.members(n, key, func(name string, rule *yaml.Node, _ string) { p.evaluators[name] = rule })
@@ -106,7 +108,13 @@ func (p *documentReader) document(root *yaml.Node) *Definitions {
 	p.lines[""] = flags.Line
 	p.members(flags, "flags", func(name string, n *yaml.Node, at string) {
 		p.lines[name] = n.Line
-		defs.Flags[name] = p.flag(n, at, name)
+		def := p.flag(n, at, name)
+		if len(shared) > 0 { // as in flagd, every flag has it, and its own comes first
+			own := def.Metadata
+			def.Metadata = maps.Clone(shared)
+			maps.Copy(def.Metadata, own)
+		}
+		defs.Flags[name] = def
 	})
 	return defs
 }
@@ -178,6 +186,10 @@ func complete(def *Definition) {
 
 func (p *documentReader) metadata(n *yaml.Node, key string) map[string]any {
 	if !p.is(n, key, "object") {
+		return nil
+	}
+	if count := len(n.Content) / 2; count > maxMetadata {
+		p.fault(n, key, count, fmt.Sprintf("at most %d members", maxMetadata))
 		return nil
 	}
 	out := map[string]any{}

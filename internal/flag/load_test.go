@@ -69,7 +69,7 @@ func TestShippedFlags(t *testing.T) {
 func TestDefinitionRoundTrip(t *testing.T) {
 	const text = `
 $schema: https://flagd.dev/schema/v0/flags.json
-metadata: {team: core}
+metadata: {team: core, by: bob}
 $evaluators:
   paying: {in: [{var: tier}, [premium, enterprise]]}
 flags:
@@ -119,6 +119,14 @@ flags:
 		}
 		if diff := cmp.Diff(def, back); diff != "" {
 			t.Errorf("%s: %s", key, diff)
+		}
+	}
+	// The document's metadata is every flag's, whose own comes first.
+	for key, want := range map[string]map[string]any{
+		"base": {"team": "core", "by": "bob"}, "checkout": {"team": "core", "by": "ann", "ticket": 12.0, "urgent": true},
+	} {
+		if diff := cmp.Diff(want, defs.Flags[key].Metadata); diff != "" {
+			t.Errorf("%s: metadata %s", key, diff)
 		}
 	}
 	if got := string(defs.Flags["checkout"].Targeting); got != `{"if":[{"in":[{"var":"tier"},["premium","enterprise"]]},"blue",null]}` {
