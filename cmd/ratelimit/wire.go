@@ -16,7 +16,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/rls/xds"
 )
 
-// quotaTimeout bounds the work of Redis on a report of one bucket: no request
+// quotaTimeout bounds the work of Redis on a thousand buckets of a report: no request
 // waits for it.
 const quotaTimeout = time.Second
 

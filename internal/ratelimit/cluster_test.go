@@ -198,3 +198,38 @@ func TestClusterInPipelines(t *testing.T) {
 	}
 	expect("the second step fails", demands, 3, 0)
 }
+
+// TestSharersOnACluster: the quotas of a report live all over it, and neither
+// joining many nor forgetting those that have ended takes a call for each.
+func TestSharersOnACluster(t *testing.T) {
+	client := startCluster(t)
+	hook := &pipelines{}
+	client.AddHook(hook)
+	now := time.Now()
+	s := NewSharers(client, func() time.Time { return now })
+	join := func(name string) (others int) {
+		t.Helper()
+		var parts []Part
+		for i := range MaxBatch {
+			parts = append(parts, Part{Key: fmt.Sprintf("%su%d}", keyPrefix, i), Name: name, Demand: 1})
+		}
+		all, err := s.Join(t.Context(), parts, 10*time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range all {
+			others += len(o)
+		}
+		return others
+	}
+	if n := join("a"); n != 0 {
+		t.Errorf("%d others", n)
+	}
+	if n := join("b"); n != MaxBatch || hook.count != 2 {
+		t.Errorf("%d others, %d round trips", n, hook.count)
+	}
+	now = now.Add(11 * time.Second)
+	if n := join("b"); n != 0 || hook.count != 4 {
+		t.Errorf("%d others that have ended, %d round trips", n, hook.count)
+	}
+}

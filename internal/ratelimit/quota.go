@@ -3,15 +3,9 @@ package ratelimit
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"math/bits"
-	"slices"
-	"strconv"
-	"strings"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // Usage is what somebody else, such as an Envoy with a quota, let through.
@@ -130,96 +124,4 @@ func (s *spending) release() {
 		p.release()
 	}
 	*s = spending{plans: s.plans[:0], quotas: s.quotas[:0], demands: s.demands[:0]}
-}
-
-// Sharers keeps in Redis who shares a quota, so that all processes that serve
-// quotas divide it among the same ones. It may be used by any number of
-// goroutines.
-type Sharers struct {
-	client redis.Cmdable
-	now    func() time.Time
-}
-
-// NewSharers returns sharers kept with client.
-func NewSharers(client redis.Cmdable, now func() time.Time) *Sharers {
-	return &Sharers{client: client, now: now}
-}
-
-// sharersPrefix begins the key of the hash of a quota's sharers: name to demand
-// and end. The hash expires with the last of them.
-const sharersPrefix = "tollgate:quota:"
-
-// Part is what a sharer wants of a quota.
-type Part struct {
-	Key, Name string
-	Demand    float64 // tokens a second
-}
-
-// Join notes what sharers want for as long as life, and returns, for each part,
-// what the others want of its quota.
-func (s *Sharers) Join(ctx context.Context, parts []Part, life time.Duration) ([][]float64, error) {
-	others := make([][]float64, 0, len(parts))
-	for chunk := range slices.Chunk(parts, MaxBatch) {
-		found, err := s.join(ctx, chunk, life)
-		if err != nil {
-			return nil, fmt.Errorf("sharers of quotas: %w", err)
-		}
-		others = append(others, found...)
-	}
-	return others, nil
-}
-
-func (s *Sharers) join(ctx context.Context, parts []Part, life time.Duration) ([][]float64, error) {
-	now := s.now()
-	all := make([]*redis.MapStringStringCmd, len(parts))
-	// A transaction, so that no key stays without an end.
-	_, err := s.client.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		until := " " + strconv.FormatInt(now.Add(life).UnixMilli(), 10)
-		for i, part := range parts {
-			key := sharersPrefix + part.Key
-			p.HSet(ctx, key, part.Name, strconv.FormatFloat(part.Demand, 'g', 6, 64)+until)
-			p.PExpire(ctx, key, life)
-			all[i] = p.HGetAll(ctx, key)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	others := make([][]float64, len(parts))
-	for i, part := range parts {
-		var ended []string
-		for other, text := range all[i].Val() {
-			if other == part.Name {
-				continue
-			}
-			wanted, until, err := parseSharer(text)
-			if err != nil || until <= now.UnixMilli() {
-				ended = append(ended, other)
-				continue
-			}
-			others[i] = append(others[i], wanted)
-		}
-		if len(ended) > 0 {
-			if err := s.client.HDel(ctx, sharersPrefix+part.Key, ended...).Err(); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return others, nil
-}
-
-func parseSharer(text string) (demand float64, until int64, err error) {
-	first, second, _ := strings.Cut(text, " ")
-	demand, err1 := strconv.ParseFloat(first, 64)
-	until, err2 := strconv.ParseInt(second, 10, 64)
-	return demand, until, errors.Join(err1, err2)
-}
-
-// Leave gives back a sharer's part of a quota.
-func (s *Sharers) Leave(ctx context.Context, key, name string) error {
-	if err := s.client.HDel(ctx, sharersPrefix+key, name).Err(); err != nil {
-		return fmt.Errorf("leave a quota: %w", err)
-	}
-	return nil
 }

@@ -171,7 +171,7 @@ func TestSharers(t *testing.T) {
 			if life := client.PTTL(t.Context(), "tollgate:quota:k").Val(); life <= 0 || life > 10*time.Second {
 				t.Errorf("kept for %s", life)
 			}
-			if err := s.Leave(t.Context(), "k", "b"); err != nil {
+			if err := s.Leave(t.Context(), []ratelimit.Part{{Key: "k", Name: "b"}, {Key: "k", Name: "nobody"}}); err != nil {
 				t.Fatal(err)
 			}
 			join("c", 3, -1)

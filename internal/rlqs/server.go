@@ -45,7 +45,7 @@ type Limiter interface {
 // Sharers knows who shares a quota; *ratelimit.Sharers is one.
 type Sharers interface {
 	Join(ctx context.Context, parts []ratelimit.Part, life time.Duration) (others [][]float64, err error)
-	Leave(ctx context.Context, key, name string) error
+	Leave(ctx context.Context, parts []ratelimit.Part) error
 }
 
 // Options are what a [Server] is made of. All are required.
@@ -60,7 +60,7 @@ type Options struct {
 	Idle time.Duration
 	// Buckets bounds the buckets of all streams.
 	Buckets int
-	// Timeout bounds the work of Redis on one report.
+	// Timeout bounds the work of Redis on each thousand buckets of a report.
 	Timeout time.Duration
 	// Done ends all streams.
 	Done    <-chan struct{}
@@ -165,6 +165,7 @@ type envoy struct {
 
 // bucket is one bucket of one Envoy.
 type bucket struct {
+	id     string
 	key    string // of the quota it shares; empty where nothing limits it
 	name   string // as a sharer
 	demand float64
@@ -196,6 +197,7 @@ func (e *envoy) report(ctx context.Context, r *quotav3.RateLimitQuotaUsageReport
 		return nil, status.Error(codes.InvalidArgument, "the domain is empty")
 	}
 	e.reports++
+	var idle []ratelimit.Part
 	actions := make([]*quotav3.RateLimitQuotaResponse_BucketAction, 0, len(r.GetBucketQuotaUsages()))
 	used := make([]usage, 0, len(r.GetBucketQuotaUsages()))
 	for _, u := range r.GetBucketQuotaUsages() {
@@ -203,11 +205,13 @@ func (e *envoy) report(ctx context.Context, r *quotav3.RateLimitQuotaUsageReport
 		switch {
 		case b == nil:
 		case b.abandoned:
+			idle = e.drop(idle, b)
 			actions = append(actions, abandon(u.GetBucketId()))
 		default:
 			used = append(used, usage{u, b, entries})
 		}
 	}
+	e.giveBack(idle)
 	if len(used) > 0 {
 		actions = append(actions, e.assignAll(ctx, used)...)
 	}
@@ -238,7 +242,7 @@ func (e *envoy) find(u *quotav3.RateLimitQuotaUsageReports_BucketQuotaUsage) ([]
 			s.count("refused")
 			return nil, nil
 		}
-		b = &bucket{name: e.name + "/" + rand.Text(), demand: unknown, used: now}
+		b = &bucket{id: id, name: e.name + "/" + rand.Text(), demand: unknown, used: now}
 		e.buckets[id] = b
 	}
 	b.report = e.reports
@@ -247,9 +251,6 @@ func (e *envoy) find(u *quotav3.RateLimitQuotaUsageReports_BucketQuotaUsage) ([]
 		b.used = now
 	case now.Sub(b.used) >= s.o.Idle:
 		b.abandoned = true
-		ctx, cancel := context.WithTimeout(context.Background(), s.o.Timeout)
-		e.drop(ctx, id, b)
-		cancel()
 		s.count("abandoned")
 	}
 	return entries, b
@@ -267,7 +268,7 @@ func abandon(id *quotav3.BucketId) *quotav3.RateLimitQuotaResponse_BucketAction 
 // that the Envoy knows.
 func (e *envoy) assignAll(ctx context.Context, used []usage) []*quotav3.RateLimitQuotaResponse_BucketAction {
 	s := e.server
-	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, s.timeout(len(used)))
 	defer cancel()
 	quotas, others, err := e.spend(ctx, used)
 	if err != nil {
@@ -402,25 +403,41 @@ func (s *Server) action(id *quotav3.BucketId, b *bucket) *quotav3.RateLimitQuota
 	}
 }
 
-// drop forgets a bucket and gives its part back. Without Redis the part expires.
-func (e *envoy) drop(ctx context.Context, id string, b *bucket) {
-	delete(e.buckets, id)
+// timeout bounds the work of Redis on that many buckets.
+func (s *Server) timeout(buckets int) time.Duration {
+	return s.o.Timeout * time.Duration(1+buckets/1000)
+}
+
+// drop forgets a bucket, and appends its part to those that go back.
+func (e *envoy) drop(parts []ratelimit.Part, b *bucket) []ratelimit.Part {
+	delete(e.buckets, b.id)
 	e.server.buckets.Add(-1)
 	if b.key == "" {
+		return parts
+	}
+	return append(parts, ratelimit.Part{Key: b.key, Name: b.name})
+}
+
+// giveBack gives parts back. Without Redis they expire.
+func (e *envoy) giveBack(parts []ratelimit.Part) {
+	if len(parts) == 0 {
 		return
 	}
-	if err := e.server.o.Sharers.Leave(ctx, b.key, b.name); err != nil {
-		e.server.o.Log.Debug("a part of a quota is given back by its expiry", slog.Any("error", err))
+	s := e.server
+	ctx, cancel := context.WithTimeout(context.Background(), s.timeout(len(parts)))
+	defer cancel()
+	if err := s.o.Sharers.Leave(ctx, parts); err != nil {
+		s.o.Log.Debug("parts of quotas are given back by their expiry", slog.Any("error", err))
 	}
 }
 
 // leave gives everything back when the stream ends.
 func (e *envoy) leave() {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*e.server.o.Timeout)
-	defer cancel()
-	for id, b := range e.buckets {
-		e.drop(ctx, id, b)
+	var parts []ratelimit.Part
+	for _, b := range e.buckets {
+		parts = e.drop(parts, b)
 	}
+	e.giveBack(parts)
 }
 
 // rank orders the entries of an id, which has no order, as descriptors have

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -346,4 +347,49 @@ func value(t *testing.T, s *Server, action string) float64 {
 		}
 	}
 	return 0
+}
+
+// counting counts calls that give parts back.
+type counting struct {
+	Sharers
+	calls, parts int
+}
+
+func (c *counting) Leave(ctx context.Context, parts []ratelimit.Part) error {
+	c.calls, c.parts = c.calls+1, c.parts+len(parts)
+	return c.Sharers.Leave(ctx, parts)
+}
+
+// TestManyAreAbandonedInOneCall: on a network a call for each of the buckets of
+// a report, or of an Envoy that ends, would hold up the others.
+func TestManyAreAbandonedInOneCall(t *testing.T) {
+	b := newBench(t, redistest.Server(t), 1000)
+	sharers := &counting{Sharers: b.server.o.Sharers}
+	b.server.o.Sharers = sharers
+	e := &envoy{server: b.server, name: "e", buckets: map[string]*bucket{}}
+	report := func(from, to int, allowed uint64) int {
+		t.Helper()
+		r := &quotav3.RateLimitQuotaUsageReports{Domain: "d"}
+		for i := from; i < to; i++ {
+			r.BucketQuotaUsages = append(r.BucketQuotaUsages, &quotav3.RateLimitQuotaUsageReports_BucketQuotaUsage{
+				BucketId: &quotav3.BucketId{Bucket: map[string]string{"user": strconv.Itoa(i)}}, NumRequestsAllowed: allowed,
+			})
+		}
+		response, err := e.report(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(response.GetBucketAction())
+	}
+	report(0, 300, 1)
+	b.clock.Advance(time.Minute)
+	if n := report(0, 200, 0); n != 200 || sharers.calls != 1 || sharers.parts != 200 {
+		t.Errorf("%d answers; %d parts went back in %d calls", n, sharers.parts, sharers.calls)
+	}
+	if e.leave(); sharers.calls != 2 || sharers.parts != 300 || b.server.buckets.Load() != 0 {
+		t.Errorf("%d parts went back in %d calls, %d buckets stay", sharers.parts, sharers.calls, b.server.buckets.Load())
+	}
+	if short, long := b.server.timeout(10), b.server.timeout(100_000); long < 50*short {
+		t.Errorf("%s for 10 buckets, %s for 100,000", short, long)
+	}
 }
