@@ -153,7 +153,7 @@ func TestComposeProgramsAcceptTheirConfiguration(t *testing.T) {
 func programs(t *testing.T) string {
 	t.Helper()
 	bin := t.TempDir()
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "./cmd/authz", "./cmd/ratelimit", "./cmd/pyproxy")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "./cmd/...")
 	build.Dir = root
 	build.Env = append(os.Environ(), "CGO_ENABLED=0") // as make build, whose cache it shares
 	if out, err := build.CombinedOutput(); err != nil {
