@@ -186,6 +186,45 @@ func TestFalseAlarmRatesOfUnequalSplits(t *testing.T) {
 	}
 }
 
+// A/A tests of users who come back: each visit changes the user's value, and no
+// user is added. Read after every round of visits, the sequential test is wrong
+// at its stated rate at most.
+func TestFalseAlarmRatesOfReturningUsers(t *testing.T) {
+	const runs, users, rounds, least, alpha = 200, 200, 300, 100, 0.05
+	for _, kind := range []Kind{Sum, Mean, Rate} {
+		r := rand.New(rand.NewPCG(33, 43))
+		alarms := 0
+		for range runs {
+			people, habits := make([]User, users), make([]float64, users)
+			for i := range habits {
+				habits[i] = 1 + 0.3*r.NormFloat64()
+			}
+			alarm := false
+			for round := 0; round < rounds && !alarm; round++ {
+				var m [2]Moments
+				for i := range people {
+					if round == 0 || r.Float64() < 0.3 {
+						value := habits[i] + r.NormFloat64()
+						if kind == Rate {
+							value = one(r.Float64() < 0.005)
+						}
+						if err := people[i].Observe(value); err != nil {
+							t.Fatal(err)
+						}
+					}
+					value, _ := people[i].Value(kind)
+					m[i%2].Add(value)
+				}
+				alarm = Sequential(m[0], m[1], 2*least, alpha).P < alpha
+			}
+			alarms += int(one(alarm))
+		}
+		if got := float64(alarms) / runs; got > alpha {
+			t.Errorf("%s: false alarms at %v", kind, got)
+		}
+	}
+}
+
 // A sequential sample-ratio check, read after every 100 users, raises false
 // alarms at its stated rate at most, and finds a broken assignment.
 func TestSampleRatioSequentialRates(t *testing.T) {
