@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -75,9 +77,8 @@ func (x *Experiments) list(w http.ResponseWriter, r *http.Request) error {
 		Experiments []experiment.Record `json:"experiments"`
 		Broken      []string            `json:"broken"`
 	}{s.Version, append([]experiment.Record{}, s.Records...), []string{}}
-	for key := range s.Broken {
-		answer.Broken = append(answer.Broken, key)
-	}
+	answer.Broken = slices.AppendSeq(answer.Broken, maps.Keys(s.Broken))
+	slices.Sort(answer.Broken)
 	writeJSON(w, http.StatusOK, answer)
 	return nil
 }

@@ -278,3 +278,24 @@ func TestExperimentsWithoutRedis(t *testing.T) {
 		}
 	}
 }
+
+// Experiments that are stored in a form of which something is not understood are
+// named, say why, and cannot be edited.
+func TestExperimentsListShowsBrokenOnes(t *testing.T) {
+	c := redistest.Client(t, redistest.Embedded(t))
+	a := newExperimentAPI(t, c)
+	a.running(t)
+	for key, document := range map[string]string{"odd": "{", "later": `{"definition":{"key":"later","weather":"rain"},"revision":1}`} {
+		if err := c.HSet(t.Context(), "tollgate:experiment:{experiments}:definitions", key, document).Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := a.must(t, http.StatusOK, "GET", "/v1/experiments", ""); !strings.Contains(got, `"broken":["later","odd"]`) {
+		t.Errorf("got %s", got)
+	}
+	for _, call := range [][3]string{{"GET", "", ""}, {"POST", "/stop", ""}, {"PATCH", "", `{"traffic": 0.5}`}} {
+		if got := a.must(t, http.StatusUnprocessableEntity, call[0], "/v1/experiments/later"+call[1], call[2]); !strings.Contains(got, `weather`) {
+			t.Errorf("got %s", got)
+		}
+	}
+}
