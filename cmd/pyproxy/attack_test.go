@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/faultproxy"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/pyproxy"
 )
 
@@ -102,24 +103,11 @@ func testAllBadAndBack(t *testing.T, c pyproxy.Config, service string) {
 			}
 		})
 	}
-	end := time.After(patience)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	wait := func(want string) {
-		t.Helper()
-		for state() != want {
-			select {
-			case <-end:
-				t.Fatalf("never %s", want)
-			case <-tick.C:
-			}
-		}
-	}
-	wait("open")
+	polltest.Until(t, "open", func() bool { return state() == "open" })
 	for _, n := range networks {
 		n.Set(faultproxy.Fault{})
 	}
-	wait("closed")
+	polltest.Until(t, "closed", func() bool { return state() == "closed" })
 	stop.Store(true)
 	clients.Wait()
 	if p := odd.Load(); p != nil {

@@ -10,10 +10,10 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/demo"
 	"github.com/tollgate-proxy/tollgate/internal/logtest"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 	"github.com/tollgate-proxy/tollgate/internal/stack"
 	"github.com/tollgate-proxy/tollgate/internal/stack/stacktest"
@@ -34,19 +34,17 @@ type screen struct{ logtest.Buffer }
 func (p *screen) await(t *testing.T, pattern string) []string {
 	t.Helper()
 	expression := regexp.MustCompile(pattern)
-	deadline := time.After(30 * time.Second)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if found := expression.FindStringSubmatch(p.String()); found != nil {
-			return found
+	var found []string
+	defer func() {
+		if found == nil {
+			t.Log(p)
 		}
-		select {
-		case <-deadline:
-			t.Fatalf("the demo does not say %q:\n%s", pattern, p)
-		case <-tick.C:
-		}
-	}
+	}()
+	polltest.Until(t, "the demo says "+pattern, func() bool {
+		found = expression.FindStringSubmatch(p.String())
+		return found != nil
+	})
+	return found
 }
 
 func options(t *testing.T, out *screen) demo.Options {

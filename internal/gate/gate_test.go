@@ -22,6 +22,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/flag"
 	"github.com/tollgate-proxy/tollgate/internal/gate"
 	"github.com/tollgate-proxy/tollgate/internal/policy"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 	"github.com/tollgate-proxy/tollgate/internal/revocation"
 	"github.com/tollgate-proxy/tollgate/internal/session"
@@ -121,17 +122,7 @@ func newPartsWith(t testing.TB, synchronise bool, suspicions gate.Suspicions) *p
 			cancel()
 			<-done
 		})
-		deadline := time.NewTimer(10 * time.Second)
-		defer deadline.Stop()
-		tick := time.NewTicker(time.Millisecond)
-		defer tick.Stop()
-		for !replica.Ready() {
-			select {
-			case <-deadline.C:
-				t.Fatal("the replica is not ready")
-			case <-tick.C:
-			}
-		}
+		polltest.Until(t, "the replica is ready", replica.Ready)
 	}
 	definitions, err := flag.Parse("flags.yaml", []byte(flags))
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/idleconn"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 // patience bounds every wait of a test.
@@ -68,20 +69,6 @@ func start(t *testing.T, o idleconn.Options) *fixture {
 	return f
 }
 
-func (f *fixture) until(what string, ok func() bool) {
-	f.Helper()
-	end := time.After(patience)
-	tick := time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-end:
-			f.Fatalf("never: %s", what)
-		case <-tick.C:
-		}
-	}
-}
-
 func (f *fixture) dial() (net.Conn, *bufio.Reader) {
 	f.Helper()
 	c, err := net.Dial("tcp", f.listener.Addr().String())
@@ -117,8 +104,8 @@ func TestAParkedConnectionGoesOn(t *testing.T) {
 	for i := range 3 {
 		io.WriteString(c, post(fmt.Sprint("a", i)))
 		f.answer(r, fmt.Sprint("POST a", i))
-		f.until("parked", func() bool { return f.listener.Parked() == 1 })
-		f.until("ended for the server", func() bool { return f.ended.Load() == int64(i)+1 })
+		polltest.Until(f, "parked", func() bool { return f.listener.Parked() == 1 })
+		polltest.Until(f, "ended for the server", func() bool { return f.ended.Load() == int64(i)+1 })
 	}
 	io.WriteString(c, post("b")+post("c")) // together
 	f.answer(r, "POST b")
@@ -140,8 +127,8 @@ func TestAConnectionWithPartOfARequestIsNotParked(t *testing.T) {
 	// Another that became idle later is parked: so would this one have been.
 	io.WriteString(other, post("x"))
 	f.answer(or, "POST x")
-	f.until("parked", func() bool { return f.listener.Parked() == 1 })
-	f.until("ended for the server", func() bool { return f.ended.Load() == 1 })
+	polltest.Until(f, "parked", func() bool { return f.listener.Parked() == 1 })
+	polltest.Until(f, "ended for the server", func() bool { return f.ended.Load() == 1 })
 	io.WriteString(c, "ST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nb")
 	f.answer(r, "POST b")
 }
@@ -154,7 +141,7 @@ func TestAParkedConnectionEnds(t *testing.T) {
 	if _, err := r.ReadByte(); !errors.Is(err, io.EOF) { // its time is over
 		t.Fatal(err)
 	}
-	f.until("forgotten", func() bool { return f.listener.Parked() == 0 })
+	polltest.Until(f, "forgotten", func() bool { return f.listener.Parked() == 0 })
 }
 
 func TestTheClientLeavesAParkedConnection(t *testing.T) {
@@ -162,9 +149,9 @@ func TestTheClientLeavesAParkedConnection(t *testing.T) {
 	c, r := f.dial()
 	io.WriteString(c, post("a"))
 	f.answer(r, "POST a")
-	f.until("parked", func() bool { return f.listener.Parked() == 1 })
+	polltest.Until(f, "parked", func() bool { return f.listener.Parked() == 1 })
 	c.Close()
-	f.until("ended", func() bool { return f.listener.Parked() == 0 && f.ended.Load() == 2 })
+	polltest.Until(f, "ended", func() bool { return f.listener.Parked() == 0 && f.ended.Load() == 2 })
 }
 
 func TestShutdownEndsParkedConnections(t *testing.T) {
@@ -172,7 +159,7 @@ func TestShutdownEndsParkedConnections(t *testing.T) {
 	c, r := f.dial()
 	io.WriteString(c, post("a"))
 	f.answer(r, "POST a")
-	f.until("parked", func() bool { return f.listener.Parked() == 1 })
+	polltest.Until(f, "parked", func() bool { return f.listener.Parked() == 1 })
 	if err := f.server.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -196,7 +183,7 @@ func TestHTTP2IsLeftAlone(t *testing.T) {
 		resp.Body.Close()
 		io.WriteString(other, post("x"))
 		f.answer(or, "POST x")
-		f.until("the HTTP/1.1 connection is parked", func() bool { return f.listener.Parked() == 1 && f.ended.Load() == int64(i)+1 })
+		polltest.Until(f, "the HTTP/1.1 connection is parked", func() bool { return f.listener.Parked() == 1 && f.ended.Load() == int64(i)+1 })
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/envoyconf"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/stack/stacktest"
 	"github.com/tollgate-proxy/tollgate/internal/supervisor"
 )
@@ -27,25 +28,21 @@ func TestMain(m *testing.M) {
 func status(t *testing.T, address string) int {
 	t.Helper()
 	client := &http.Client{Timeout: time.Second}
-	deadline := time.After(20 * time.Second)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	code := 0
+	polltest.Until(t, "somebody listens on "+address, func() bool {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+"/", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		response, err := client.Do(r)
-		if err == nil {
-			_ = response.Body.Close()
-			return response.StatusCode
+		if err != nil {
+			return false
 		}
-		select {
-		case <-deadline:
-			t.Fatalf("nobody listens on %s: %v", address, err)
-		case <-tick.C:
-		}
-	}
+		_ = response.Body.Close()
+		code = response.StatusCode
+		return true
+	})
+	return code
 }
 
 func TestStandIns(t *testing.T) {
