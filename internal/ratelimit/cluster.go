@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
-
-	"github.com/redis/go-redis/v9"
+	"time"
 )
 
 // part is what a demand asks of the buckets with one hash tag.
@@ -80,7 +80,7 @@ func (r *Redis) runAll(ctx context.Context, parts []*part) error {
 		parts   []*part
 		demands []*Demand
 		call    *call
-		cmd     *redis.IntSliceCmd
+		cmd     *once
 	}
 	var scripts []*script
 	byTag := map[string]*script{}
@@ -94,16 +94,22 @@ func (r *Redis) runAll(ctx context.Context, parts []*part) error {
 		}
 		s.parts, s.demands = append(s.parts, p), append(s.demands, &p.Demand)
 	}
-	pipe := r.client.Pipeline()
 	for _, s := range scripts {
 		s.call.build(r.script.Hash(), s.demands)
-		s.cmd = redis.NewIntSliceCmd(ctx, s.call.args...)
-		_ = pipe.Process(ctx, s.cmd)
 	}
-	_, _ = pipe.Exec(ctx) // Each command holds its error.
+	for send := scripts; len(send) > 0; {
+		pipe := r.client.Pipeline()
+		for _, s := range send {
+			s.cmd = s.call.command(ctx)
+			_ = pipe.Process(ctx, s.cmd)
+		}
+		_, _ = pipe.Exec(ctx) // Each command holds its error.
+		// What servers did not know they know after that.
+		send = slices.DeleteFunc(slices.Clone(send), func(s *script) bool { return !s.call.unknown(s.cmd) })
+	}
 	var failed error
 	for _, s := range scripts {
-		if err := r.read(ctx, s.call, s.cmd, s.demands); err != nil {
+		if err := read(s.cmd, s.demands); err != nil {
 			failed = err
 			continue
 		}
@@ -114,9 +120,12 @@ func (r *Redis) runAll(ctx context.Context, parts []*part) error {
 	return failed
 }
 
+// returnTime bounds how long the store is asked to take back what it gave.
+const returnTime = time.Second
+
 // giveBack returns what parts of some demands took, and sets their levels to
-// what they are afterwards. It is not bound to the request's deadline, only to
-// the client's own.
+// what they are afterwards. It goes on after the request's deadline, but does not
+// hold the request up then.
 func (r *Redis) giveBack(ctx context.Context, parts [][]*part, of func(demand int) bool) error {
 	var taken, refunds []*part
 	for i := range parts {
@@ -135,7 +144,19 @@ func (r *Redis) giveBack(ctx context.Context, parts [][]*part, of func(demand in
 	if len(refunds) == 0 {
 		return nil
 	}
-	if err := r.runAll(context.WithoutCancel(ctx), refunds); err != nil {
+	done := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), returnTime)
+		defer cancel()
+		done <- r.runAll(ctx, refunds)
+	}()
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
 		return fmt.Errorf("return what a denied request took: %w", err)
 	}
 	for i, p := range taken {

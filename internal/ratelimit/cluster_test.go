@@ -120,13 +120,20 @@ tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{u
 	}
 }
 
-// pipelines counts pipelines, and fails one of them.
+// pipelines counts pipelines, fails one of them, and holds up one until its
+// context ends or it is told to go on.
 type pipelines struct {
-	count, fails int
+	count, fails, stops, singles int
+	goOn                         chan struct{}
 }
 
 func (p *pipelines) DialHook(next redis.DialHook) redis.DialHook          { return next }
-func (p *pipelines) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (p *pipelines) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		p.singles++
+		return next(ctx, cmd)
+	}
+}
 
 func (p *pipelines) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
@@ -135,6 +142,12 @@ func (p *pipelines) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 				c.SetErr(io.ErrUnexpectedEOF)
 			}
 			return io.ErrUnexpectedEOF
+		}
+		if p.count == p.stops {
+			select {
+			case <-p.goOn:
+			case <-ctx.Done():
+			}
 		}
 		return next(ctx, cmds)
 	}
@@ -145,8 +158,11 @@ func (p *pipelines) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 func TestClusterInPipelines(t *testing.T) {
 	client := startCluster(t)
 	hook := &pipelines{}
-	client.AddHook(hook)
 	store := NewRedis(client, true)
+	if err := store.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	client.AddHook(hook)
 	batch := func(cost int64) (demands []*Demand) {
 		for i := range MaxBatch {
 			user := fmt.Sprintf("{u%d}", i)
@@ -199,10 +215,31 @@ func TestClusterInPipelines(t *testing.T) {
 	expect("the second step fails", demands, 3, 0)
 }
 
-// TestSharersOnACluster: the quotas of a report live all over it, and neither
+// TestClusterOverANetwork is what goes well on one machine all the same, and does
+// not where a round trip takes time, or an answer gets lost.
+func TestClusterOverANetwork(t *testing.T) {
+	whole := startCluster(t)
+	for name, f := range map[string]func(*testing.T, *redis.ClusterClient){
+		"sharers": sharersOnACluster, "without the script": clusterWithoutTheScript,
+		"returns hold up nobody": returnsHoldUpNobody, "nothing runs twice": clusterRunsNothingTwice,
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := errors.Join(whole.ScriptFlush(t.Context()).Err(), whole.ForEachMaster(t.Context(), func(ctx context.Context, c *redis.Client) error {
+				return c.FlushAll(ctx).Err()
+			}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: whole.Options().Addrs})
+			defer client.Close()
+			f(t, client)
+		})
+	}
+}
+
+// sharersOnACluster: the quotas of a report live all over it, and neither
 // joining many nor forgetting those that have ended takes a call for each.
-func TestSharersOnACluster(t *testing.T) {
-	client := startCluster(t)
+func sharersOnACluster(t *testing.T, client *redis.ClusterClient) {
 	hook := &pipelines{}
 	client.AddHook(hook)
 	now := time.Now()
@@ -231,5 +268,115 @@ func TestSharersOnACluster(t *testing.T) {
 	now = now.Add(11 * time.Second)
 	if n := join("b"); n != 0 || hook.count != 4 {
 		t.Errorf("%d others that have ended, %d round trips", n, hook.count)
+	}
+}
+
+// userAndSystem asks for a token of a user's bucket and of the system's, which
+// holds that many.
+func userAndSystem(user string, tokens int64) *Demand {
+	return &Demand{Charges: []Charge{
+		{Key: "{" + user + "}", Capacity: 10 * hour, Need: hour, Cost: hour},
+		{Key: "{system}", Shared: true, Capacity: tokens * hour, Need: hour, Cost: hour},
+	}}
+}
+
+// clusterWithoutTheScript: nodes that lost the script get it in one round
+// trip, however many demands wait for it.
+func clusterWithoutTheScript(t *testing.T, client *redis.ClusterClient) {
+	hook := &pipelines{}
+	client.AddHook(hook)
+	store := NewRedis(client, true)
+	var demands []*Demand
+	for i := range MaxBatch {
+		demands = append(demands, userAndSystem(fmt.Sprint("u", i), MaxBatch))
+	}
+	take(t, store, demands...)
+	for i, d := range demands {
+		if !d.Allowed {
+			t.Fatalf("demand %d is denied", i)
+		}
+	}
+	if hook.count != 3 || hook.singles != 0 {
+		t.Errorf("%d pipelines and %d single calls", hook.count, hook.singles)
+	}
+}
+
+// returnsHoldUpNobody: where the store hangs just as it is to take back what
+// a denied request took, the request ends with its deadline, and the tokens go
+// back later all the same.
+func returnsHoldUpNobody(t *testing.T, client *redis.ClusterClient) {
+	store := NewRedis(client, true)
+	take(t, store, userAndSystem("u", 1)) // The system has no more now.
+	hook := &pipelines{stops: 3, goOn: make(chan struct{})}
+	client.AddHook(hook)
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := store.Take(ctx, []*Demand{userAndSystem("u", 1)}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("%v", err)
+	}
+	close(hook.goOn)
+	other := redis.NewClusterClient(client.Options())
+	defer other.Close()
+	eventually(t, "the token goes back", func() bool {
+		d := &Demand{Charges: []Charge{{Key: "{u}", Capacity: 10 * hour}}}
+		take(t, NewRedis(other, true), d)
+		return d.Charges[0].Level-d.Now <= hour
+	})
+}
+
+// losing is a connection whose server answers a script that it has run, but the
+// answer gets lost.
+type losing struct {
+	net.Conn
+	lose    *atomic.Bool
+	sent    *atomic.Int32
+	running bool
+}
+
+func (c *losing) Write(b []byte) (int, error) {
+	if strings.Contains(string(b), "evalsha") {
+		c.sent.Add(1)
+		c.running = c.lose.CompareAndSwap(true, false)
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *losing) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if c.running {
+		return 0, io.EOF
+	}
+	return n, err
+}
+
+// clusterRunsNothingTwice: a client of a Cluster sends again what got no
+// answer. What charges or refunds must not be run twice.
+func clusterRunsNothingTwice(t *testing.T, whole *redis.ClusterClient) {
+	var lose atomic.Bool
+	var sent atomic.Int32
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: whole.Options().Addrs, Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
+		var d net.Dialer
+		c, err := d.DialContext(ctx, network, addr)
+		return &losing{Conn: c, lose: &lose, sent: &sent}, err
+	}})
+	defer client.Close()
+	demand := func(cost int64) *Demand {
+		return &Demand{Charges: []Charge{{Key: "{u}", Capacity: 10 * hour, Need: max(cost, 0), Cost: cost}}}
+	}
+	for name, cluster := range map[string]bool{"in pipelines": true, "alone": false} {
+		store := NewRedis(client, cluster)
+		take(t, NewRedis(whole, true), demand(8*hour))
+		take(t, store, demand(0))
+		lose.Store(true)
+		before := sent.Load()
+		if err := store.Take(t.Context(), []*Demand{demand(-2 * hour)}); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+		d := demand(0)
+		take(t, NewRedis(whole, true), d)
+		if left := d.Charges[0].Level - d.Now; sent.Load() != before+1 || left > 6*hour || left < 5*hour {
+			t.Errorf("%s: sent %d times, %s is taken", name, sent.Load()-before, time.Duration(left)*time.Microsecond)
+		}
+		take(t, NewRedis(whole, true), demand(-10*hour))
 	}
 }

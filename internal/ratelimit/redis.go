@@ -64,24 +64,30 @@ func (r *Redis) run(ctx context.Context, demands []*Demand) error {
 	call := calls.Get().(*call) //nolint:forcetypeassert // The pool holds nothing else.
 	defer call.release()
 	call.build(r.script.Hash(), demands)
-	cmd := redis.NewIntSliceCmd(ctx, call.args...)
+	cmd := call.command(ctx)
 	_ = r.client.Process(ctx, cmd) // The command holds its error.
-	return r.read(ctx, call, cmd, demands)
-}
-
-// read reads the answer to a call. A server that does not know the script is
-// sent it.
-func (r *Redis) read(ctx context.Context, call *call, cmd *redis.IntSliceCmd, demands []*Demand) error {
-	if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
-		call.args[0], call.args[1] = "eval", decideLua
-		cmd = redis.NewIntSliceCmd(ctx, call.args...)
+	if call.unknown(cmd) {
+		cmd = call.command(ctx)
 		_ = r.client.Process(ctx, cmd)
 	}
+	return read(cmd, demands)
+}
+
+// read reads the answer to a call.
+func read(cmd *once, demands []*Demand) error {
 	if err := cmd.Err(); err != nil {
 		return fmt.Errorf("decide in redis: %w", err)
 	}
 	return results(cmd.Val(), demands)
 }
+
+// once is a command that the client never sends again by itself where its answer
+// got lost: the server may have run it. A client of a Cluster would do that,
+// whatever its number of retries, and charge, or refund, twice.
+type once struct{ *redis.IntSliceCmd }
+
+// NoRetry is what the client asks a command.
+func (once) NoRetry() bool { return true }
 
 // call is the command of one script call, reused. Its arguments are pointers
 // into the demands, which spares boxing every number.
@@ -92,6 +98,20 @@ type call struct {
 	named  []string  // keys that kinds name
 	counts [3]int    // of keys, kinds, and keys that kinds name
 	sizes  []int     // of the kinds, then places of their keys
+}
+
+func (c *call) command(ctx context.Context) *once {
+	return &once{redis.NewIntSliceCmd(ctx, c.args...)}
+}
+
+// unknown says whether the server that got the command does not know the script,
+// and makes the call one that brings it.
+func (c *call) unknown(cmd *once) bool {
+	if !redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
+		return false
+	}
+	c.args[0], c.args[1] = "eval", decideLua
+	return true
 }
 
 var calls = sync.Pool{New: func() any { return new(call) }}
