@@ -157,8 +157,8 @@ func TestGuidesNameKeysThatExist(t *testing.T) {
 	}
 }
 
-// TestExamplesAreConfigurations puts every YAML example to the reader that it is for: authz, the reader of flag files,
-// or Envoy's API.
+// TestExamplesAreConfigurations puts every YAML example to the reader that it is for: authz, the readers of flag and of
+// limit files, or Envoy's API.
 func TestExamplesAreConfigurations(t *testing.T) {
 	bin := programs(t)
 	example := regexp.MustCompile("(?ms)^( *)```yaml\n(.*?)^ *```$")
@@ -172,7 +172,7 @@ func TestExamplesAreConfigurations(t *testing.T) {
 			t.Run(name+"#"+strconv.Itoa(i+1), func(t *testing.T) { kinds[checkExample(t, bin, strings.Join(lines, ""))]++ })
 		}
 	}
-	for _, kind := range []string{"authz", "flags", "envoy"} {
+	for _, kind := range []string{"authz", "flags", "limits", "envoy"} {
 		if kinds[kind] == 0 {
 			t.Errorf("no example for %s", kind)
 		}
@@ -193,6 +193,9 @@ func checkExample(t *testing.T, bin, text string) string {
 		ours = ours || has
 	}
 	switch {
+	case sections["domain"] != nil:
+		check(t, text, nil, filepath.Join(bin, "tollgate"), "check-config", "limits")
+		return "limits"
 	case !ours:
 		if !envoyAccepts(t, tree) {
 			t.Errorf("neither Tollgate nor Envoy knows what this is:\n%s", text)
