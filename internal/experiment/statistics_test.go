@@ -153,35 +153,41 @@ func TestFalseAlarmRates(t *testing.T) {
 // is skewed: read after every 10 users of the small group, the sequential test
 // is wrong at its stated rate at most, and so is Pearson's once, at the end.
 func TestFalseAlarmRatesOfUnequalSplits(t *testing.T) {
-	const runs, users, step, least, alpha = 400, 1000, 10, 100, 0.05
-	for name, draw := range map[string]func(r *rand.Rand) float64{
-		"errors of 1 %": func(r *rand.Rand) float64 { return one(r.Float64() < 0.01) },
-		"errors of 1 ‰": func(r *rand.Rand) float64 { return one(r.Float64() < 0.001) },
-		"half":          func(r *rand.Rand) float64 { return one(r.Float64() < 0.5) },
-		"skewed":        func(r *rand.Rand) float64 { return math.Exp(2 * r.NormFloat64()) },
+	const runs, users, step, least, alpha = 300, 1000, 10, 100, 0.05
+	errorsOf := func(rate float64) func(r *rand.Rand) float64 {
+		return func(r *rand.Rand) float64 { return one(r.Float64() < rate) }
+	}
+	for _, tt := range []struct {
+		name  string
+		times int // users of the large group for each of the small one
+		rate  bool
+		draw  func(r *rand.Rand) float64
+	}{
+		{"errors of 1 %", 9, true, errorsOf(0.01)},
+		{"errors of 1 ‰", 30, true, errorsOf(0.001)},
+		{"half", 9, true, errorsOf(0.5)},
+		{"skewed", 9, false, func(r *rand.Rand) float64 { return math.Exp(2 * r.NormFloat64()) }},
 	} {
-		for _, times := range []int{9, 30} {
-			r := rand.New(rand.NewPCG(31, 41))
-			sequential, planned := 0, 0
-			for range runs {
-				var small, large Moments
-				alarm := false
-				for i := 1; i <= users; i++ {
-					small.Add(draw(r))
-					for range times {
-						large.Add(draw(r))
-					}
-					alarm = alarm || i%step == 0 && i >= least && Sequential(large, small, 2*least, alpha).P < alpha
+		r := rand.New(rand.NewPCG(31, 41))
+		sequential, planned := 0, 0
+		for range runs {
+			var small, large Moments
+			alarm := false
+			for i := 1; i <= users; i++ {
+				small.Add(tt.draw(r))
+				for range tt.times {
+					large.Add(tt.draw(r))
 				}
-				sequential += int(one(alarm))
-				planned += int(one(name != "skewed" && RateTest(hits(large), large.N, hits(small), small.N) < alpha))
+				alarm = alarm || i%step == 0 && i >= least && Sequential(large, small, 2*least, alpha).P < alpha
 			}
-			if got := float64(sequential) / runs; got > alpha {
-				t.Errorf("%s, 1 to %d: false alarms at %v", name, times, got)
-			}
-			if got := float64(planned) / runs; got > 0.085 {
-				t.Errorf("%s, 1 to %d: planned false alarms at %v", name, times, got)
-			}
+			sequential += int(one(alarm))
+			planned += int(one(tt.rate && RateTest(hits(large), large.N, hits(small), small.N) < alpha))
+		}
+		if got := float64(sequential) / runs; got > alpha {
+			t.Errorf("%s: false alarms at %v", tt.name, got)
+		}
+		if got := float64(planned) / runs; got > 0.085 {
+			t.Errorf("%s: planned false alarms at %v", tt.name, got)
 		}
 	}
 }
@@ -190,7 +196,7 @@ func TestFalseAlarmRatesOfUnequalSplits(t *testing.T) {
 // user is added. Read after every round of visits, the sequential test is wrong
 // at its stated rate at most.
 func TestFalseAlarmRatesOfReturningUsers(t *testing.T) {
-	const runs, users, rounds, least, alpha = 200, 200, 300, 100, 0.05
+	const runs, users, rounds, least, alpha = 150, 200, 200, 100, 0.05
 	for _, kind := range []Kind{Sum, Mean, Rate} {
 		r := rand.New(rand.NewPCG(33, 43))
 		alarms := 0
