@@ -99,6 +99,35 @@ func TestDocumentsLinkToWhatIsThere(t *testing.T) {
 	}
 }
 
+// TestDocumentsNameFilesThatExist looks for every path that a document names in code.
+func TestDocumentsNameFilesThatExist(t *testing.T) {
+	path := regexp.MustCompile(`^(cmd|config|deploy|docs|envoy|examples|internal|scripts)/[\w./-]*$`)
+	for name, text := range documents(t) {
+		for _, c := range coded.FindAllStringSubmatch(fenced.ReplaceAllString(text, ""), -1) {
+			if path.MatchString(c[1]) {
+				if _, err := os.Stat(filepath.Join(root, c[1])); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+			}
+		}
+	}
+}
+
+// TestArchitectureNamesEveryPackage holds the table of layers to the packages that there are.
+func TestArchitectureNamesEveryPackage(t *testing.T) {
+	_, layers, _ := strings.Cut(string(read(t, "docs/architecture.md")), "\n## Layers\n")
+	layers, _, _ = strings.Cut(layers, "\n## ")
+	packages, err := os.ReadDir(filepath.Join(root, "internal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range packages {
+		if p.IsDir() && !strings.Contains(layers, "`"+p.Name()+"`") {
+			t.Errorf("docs/architecture.md does not say in which layer internal/%s is", p.Name())
+		}
+	}
+}
+
 // TestGuidesNameMetricsThatExist looks for every metric of the guides in the sources. A name that ends in _ stands for
 // all that begin so.
 func TestGuidesNameMetricsThatExist(t *testing.T) {
