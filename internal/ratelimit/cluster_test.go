@@ -331,6 +331,7 @@ type losing struct {
 	lose    *atomic.Bool
 	sent    *atomic.Int32
 	running bool
+	lost    bool
 }
 
 func (c *losing) Write(b []byte) (int, error) {
@@ -342,8 +343,12 @@ func (c *losing) Write(b []byte) (int, error) {
 }
 
 func (c *losing) Read(b []byte) (int, error) {
+	if c.lost {
+		return 0, io.EOF
+	}
 	n, err := c.Conn.Read(b)
 	if c.running {
+		c.lost = true
 		return 0, io.EOF
 	}
 	return n, err
