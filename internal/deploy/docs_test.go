@@ -19,6 +19,7 @@ import (
 	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -277,7 +278,9 @@ func envoyAccepts(t *testing.T, tree any) bool {
 		if err != nil {
 			t.Fatal(err)
 		}
-		messages := []proto.Message{&clusterv3.Cluster{}, &endpointv3.LbEndpoint{}, &listenerv3.Listener{}, &listenerv3.FilterChain{}, &routev3.Route{}, &hcmv3.HttpFilter{}}
+		messages := []proto.Message{
+			&clusterv3.Cluster{}, &endpointv3.LbEndpoint{}, &listenerv3.Listener{}, &routev3.Route{}, &hcmv3.HttpFilter{}, &tlsv3.DownstreamTlsContext{},
+		}
 		if !slices.ContainsFunc(messages, func(m proto.Message) bool { return protojson.Unmarshal(text, m) == nil }) {
 			return false
 		}
