@@ -26,7 +26,7 @@ type Config struct {
 	JWKS           JWKSConfig          `yaml:"jwks" doc:"How key sets are fetched from the URLs of issuers."`
 	Introspection  IntrospectionConfig `yaml:"introspection" doc:"A server that knows opaque tokens (RFC 7662)."`
 	Proofs         ProofsConfig        `yaml:"proofs" doc:"Proofs of possession (DPoP, RFC 9449) beside tokens that are bound to a key."`
-	Development    DevelopmentConfig   `yaml:"development" doc:"An issuer for development, whose private key lies in a file; refused outside development mode."`
+	Development    DevelopmentConfig   `yaml:"-"` // the process's own section; refused outside development mode
 }
 
 // SourcesConfig names the places of a request that may hold a token.

@@ -93,6 +93,30 @@ func ask(t *testing.T, v *Verifier, token string) (*Principal, error) {
 	return v.Authenticate(t.Context(), &Request{Authorization: "Bearer " + token}, time.Now())
 }
 
+// Opaque tokens count for how long revocations are kept: one that was revoked
+// would be good again once its revocation is forgotten.
+func TestIntrospectedLifetimes(t *testing.T) {
+	short := issuerConfig(t, "ES256")
+	short.MaxLifetime, short.Leeway = 10*time.Minute, time.Second
+	cfg := Default()
+	cfg.Issuers = []IssuerConfig{short}
+	cfg.MaxLifetime, cfg.Leeway = 12*time.Hour, 40*time.Second
+	check := func(what string, lifetime, leeway time.Duration) {
+		t.Helper()
+		v, err := New(cfg, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v.MaxLifetime() != lifetime || v.Leeway() != leeway {
+			t.Errorf("%s: lifetime %s, leeway %s; want %s and %s", what, v.MaxLifetime(), v.Leeway(), lifetime, leeway)
+		}
+	}
+	check("without introspection", 10*time.Minute+2*time.Second, time.Second)
+	c := &cfg.Introspection
+	c.URL, c.ClientID, c.SecretFile, c.Issuer = "https://opaque.test/introspect", "us", writeFile(t, []byte("secret")), "https://opaque.test"
+	check("with", 12*time.Hour+80*time.Second, 40*time.Second)
+}
+
 func TestIntrospection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v, s, reg := introspecting(t, nil)

@@ -162,11 +162,23 @@ func (v *Verifier) Knows(issuer string) bool {
 	return v.issuers[issuer] != nil || v.opaque != nil && v.opaque.cfg.Issuer == issuer
 }
 
+// all yields the issuers of tokens of every kind.
+func (v *Verifier) all(yield func(*issuer) bool) {
+	for _, is := range v.issuers {
+		if !yield(is) {
+			return
+		}
+	}
+	if v.opaque != nil {
+		yield(v.opaque.issuer)
+	}
+}
+
 // Leeway is the longest leeway of any issuer: a token can be accepted that long
 // after its expiry, so a revocation is kept that much longer.
 func (v *Verifier) Leeway() time.Duration {
 	var longest time.Duration
-	for _, is := range v.issuers {
+	for is := range v.all {
 		longest = max(longest, is.leeway)
 	}
 	return longest
@@ -177,7 +189,7 @@ func (v *Verifier) Leeway() time.Duration {
 // expiry of what it revokes is unknown.
 func (v *Verifier) MaxLifetime() time.Duration {
 	var longest time.Duration
-	for _, is := range v.issuers {
+	for is := range v.all {
 		// Issued at most a leeway ahead of us, accepted a leeway past its expiry.
 		longest = max(longest, is.maxLifetime+2*is.leeway)
 	}
