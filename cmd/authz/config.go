@@ -45,9 +45,6 @@ type Config struct {
 
 // Validate checks what concerns several sections.
 func (c Config) Validate(r *config.Report) {
-	if c.Tokens.Development.KeyFile != "" {
-		r.Fault("tokens.development.key_file", c.Tokens.Development.KeyFile, "development.key_file, at the top of the file")
-	}
 	c.Management.Tokens.check(r, c.Tokens.Issuers, c.Mode == development)
 	checkSignals(c, r)
 	switch c.Mode {

@@ -32,7 +32,7 @@ func TestFaults(t *testing.T) {
 		"TLS without a key":              {"mode: development\ndevelopment: {key_file: k}\nhttp: {tls: {cert_file: c}}", nil, "http.tls.cert_file"},
 		"signals by http":                {"mode: development\ndevelopment: {key_file: k}\nsignals: {revocation_url: 'http://x'}", nil, "signals.revocation_url"},
 		"a variable that is no key":      {"mode: development\ndevelopment: {key_file: k}", []string{"TOLLGATE_GRCP_LISTEN=x"}, "TOLLGATE_GRPC_LISTEN"},
-		"a development key in the wrong": {"mode: development\ndevelopment: {key_file: k}\ntokens: {development: {key_file: k}}", nil, "tokens.development.key_file"},
+		"a development key in the wrong": {"mode: development\ndevelopment: {key_file: k}\ntokens: {development: {key_file: k}}", nil, "tokens.development"},
 		"flags that are not there":       {"mode: development\ndevelopment: {key_file: k}\nflags: {file: none.yaml}", nil, "flags.file"},
 	} {
 		t.Run(name, func(t *testing.T) {
