@@ -20,6 +20,7 @@ const (
 	metricsBodyLimit = 1 << 20
 	// maxObservations bounds one call that reports metrics.
 	maxObservations = 5000
+	maxCallID       = 256
 )
 
 // ExperimentsOptions are the parts of the API of experiments.
@@ -336,18 +337,24 @@ type observation struct {
 }
 
 // report takes observations of users: {"observations": [{"user": …, "metric": …,
-// "value": …}]}. All are checked before any is taken. They are written behind,
-// within a second or so. Before the start they are of the time before, where the
-// experiment measures that.
+// "value": …}], "id": …}. All are checked before any is taken. With an id they
+// are written before the answer, and once however often the call is repeated
+// within an hour; without one they are written behind, within a second or so.
+// Before the start they are of the time before, where the experiment measures
+// that.
 func (x *Experiments) report(w http.ResponseWriter, r *http.Request) error {
 	var body struct {
 		Observations []observation `json:"observations"`
+		ID           string        `json:"id"`
 	}
 	if err := decodeJSON(w, r, metricsBodyLimit, &body); err != nil {
 		return err
 	}
 	if len(body.Observations) == 0 || len(body.Observations) > maxObservations {
 		return problem.New(http.StatusBadRequest, "request_invalid", fmt.Sprintf("A call has 1 to %d observations.", maxObservations))
+	}
+	if len(body.ID) > maxCallID {
+		return problem.New(http.StatusBadRequest, "request_invalid", fmt.Sprintf("An id has at most %d bytes.", maxCallID))
 	}
 	record := x.o.Watcher.Current().Find(r.PathValue("key"))
 	if record == nil {
@@ -362,6 +369,14 @@ func (x *Experiments) report(w http.ResponseWriter, r *http.Request) error {
 	if err := checkObservations(d, body.Observations); err != nil {
 		return err
 	}
+	var to interface {
+		Report(d *experiment.Definition, user string, variant int, values ...experiment.Value) error
+		Before(d *experiment.Definition, user string, values ...experiment.Value) error
+	} = x.o.Recorder
+	call := experiment.NewCall(body.ID)
+	if body.ID != "" {
+		to = call
+	}
 	assigner := experiment.NewAssigner(d)
 	recorded, ignored := 0, 0
 	for _, o := range body.Observations {
@@ -375,14 +390,17 @@ func (x *Experiments) report(w http.ResponseWriter, r *http.Request) error {
 		v := experiment.Value{Metric: o.Metric, Value: value}
 		var err error
 		if before {
-			err = x.o.Recorder.Before(d, o.User, v)
+			err = to.Before(d, o.User, v)
 		} else {
-			err = x.o.Recorder.Report(d, o.User, variant, v)
+			err = to.Report(d, o.User, variant, v)
 		}
 		if err != nil {
 			return err
 		}
 		recorded++
+	}
+	if err := x.o.Store.WriteCall(r.Context(), call); err != nil {
+		return err
 	}
 	writeJSON(w, http.StatusAccepted, map[string]int{"recorded": recorded, "not_enrolled": ignored})
 	return nil

@@ -299,3 +299,40 @@ func TestExperimentsListShowsBrokenOnes(t *testing.T) {
 		}
 	}
 }
+
+// A call with an id counts once, however often it is repeated, and has been
+// written when it is answered.
+func TestExperimentReportsOnce(t *testing.T) {
+	c := redistest.Client(t, redistest.Embedded(t))
+	a := newExperimentAPI(t, c)
+	spent := strings.Replace(buttonExperiment, `"name": "bought", "kind": "rate"`, `"name": "spent", "kind": "sum"`, 1)
+	a.must(t, http.StatusCreated, "POST", "/v1/experiments", `{"definition": `+spent+`}`)
+	a.must(t, http.StatusOK, "POST", "/v1/experiments/button/start", "")
+	polltest.Until(t, "the experiment", func() bool { return len(a.watch.Current().Live()) == 1 })
+	report := func(id string) int {
+		return a.call("POST", "/v1/experiments/button/metrics", fmt.Sprintf(`{"id": %q, "observations": [{"user": "ann", "metric": "spent", "value": 3}]}`, id), flagService).Code
+	}
+	for _, id := range []string{"order-1", "order-1", "order-2", "order-1"} {
+		if code := report(id); code != http.StatusAccepted {
+			t.Fatalf("got %d", code)
+		}
+	}
+	keys := c.Keys(t.Context(), "*}:totals").Val()
+	if len(keys) != 1 {
+		t.Fatalf("keys %v", keys)
+	}
+	for user, sums := range c.HGetAll(t.Context(), keys[0]).Val() {
+		if !strings.HasPrefix(sums, "2 6 2 ") {
+			t.Errorf("%s: %s", user, sums)
+		}
+	}
+	if code := report(strings.Repeat("x", 257)); code != http.StatusBadRequest {
+		t.Errorf("a gigantic id: %d", code)
+	}
+	if err := c.Set(t.Context(), keys[0], "not a hash", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	if code := report("order-3"); code != http.StatusServiceUnavailable {
+		t.Errorf("what was not written was taken: %d", code)
+	}
+}

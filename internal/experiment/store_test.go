@@ -255,6 +255,10 @@ func TestStoreWithoutRedis(t *testing.T) {
 	s, d := NewStore(c), valid()
 	_, writeErr := s.Write(t.Context(), newBatch(t, d))
 	_, readErr := s.Read(t.Context(), d)
+	call := NewCall("x")
+	if err := call.Report(d, "ann", 0, Value{"conversion", 1}); err != nil || s.WriteCall(t.Context(), call) == nil {
+		t.Errorf("a call was written without Redis: %v", err)
+	}
 	if writeErr == nil || readErr == nil || s.Delete(t.Context(), d) == nil {
 		t.Error("nothing failed without Redis")
 	}
@@ -369,6 +373,56 @@ func TestStoreQuantilesAreOfTheSameUsers(t *testing.T) {
 		write(t, s, b)
 		if text := c.HGet(t.Context(), keyOf(d, "totals"), "conversion "+b.hash("eve")).Val(); len(text) > 1000 || strings.Count(text, ":") != 64 {
 			t.Errorf("%d bytes wait: %s", len(text), text)
+		}
+	})
+}
+
+// A call that is repeated counts once, also where it takes several batches of
+// which some had been written; another id is another call.
+func TestStoreCall(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		d, s := valid(), NewStore(c)
+		d.Primary.Kind = Sum
+		met := newBatch(t, d)
+		for i := range 900 {
+			if err := met.Expose(fmt.Sprint(i), i%2); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(t, s, met)
+		call := func(id string) *Call {
+			c := NewCall(id)
+			for i := range 900 {
+				if err := errors.Join(c.Report(d, fmt.Sprint(i), i%2, Value{"conversion", 1}), c.Before(d, fmt.Sprint("before ", i), Value{"conversion", 1})); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return c
+		}
+		first := call("a}:b")
+		if len(first.batches) < 2 {
+			t.Fatal("one batch")
+		}
+		write(t, s, first.batches[0])
+		for range 2 {
+			if err := s.WriteCall(t.Context(), call("a}:b")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if m := read(t, s, d)[0].Metrics["conversion"].Users; m.N != 450 || !near(m.Mean, 1, 1e-9) {
+			t.Errorf("got %+v", m)
+		}
+		if got := c.HGet(t.Context(), keyOf(d, "before"), "conversion "+met.hash("before 7")).Val(); got != "1 1 1" {
+			t.Errorf("before: %s", got)
+		}
+		if err := s.WriteCall(t.Context(), call("b")); err != nil {
+			t.Fatal(err)
+		}
+		if m := read(t, s, d)[0].Metrics["conversion"].Users; m.N != 450 || !near(m.Mean, 2, 1e-9) {
+			t.Errorf("got %+v", m)
+		}
+		if err := NewCall("x").Report(d, "ann", 0, Value{"weight", 1}); err == nil {
+			t.Error("an unknown metric was taken")
 		}
 	})
 }
