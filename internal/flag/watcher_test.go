@@ -1,10 +1,8 @@
 package flag
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"log/slog"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,47 +13,16 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/logtest"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
-// eventually polls until the condition holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.After(60 * time.Second)
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		select {
-		case <-deadline:
-			t.Fatalf("never: %s", what)
-		case <-tick.C:
-		}
-	}
-}
-
-// logBuffer is a log that can be read while it is written.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.buf.String(), text)
-}
-
 // watch starts a watcher; stop ends it and waits.
-func watch(t *testing.T, o WatcherOptions) (w *Watcher, log *logBuffer, stop func()) {
+func watch(t *testing.T, o WatcherOptions) (w *Watcher, log *logtest.Buffer, stop func()) {
 	t.Helper()
-	log = &logBuffer{}
-	o.Log, o.Now = slog.New(slog.NewTextHandler(log, nil)), testClock
+	log = &logtest.Buffer{}
+	o.Log, o.Now = log.Logger(), testClock
 	if o.Poll == 0 {
 		o.Poll = 20 * time.Millisecond
 	}
@@ -98,18 +65,18 @@ func TestChangeReachesEveryReplica(t *testing.T) {
 			replicas = append(replicas, w)
 		}
 		for _, w := range replicas {
-			eventually(t, "first synchronisation", func() bool { return w.Current().Version() == 1 })
+			polltest.Until(t, "first synchronisation", func() bool { return w.Current().Version() == 1 })
 		}
 		changed := replicas[0].Changed()
 		put(t, store, onOff(t, "new", 100), 0)
 		for _, w := range replicas {
-			eventually(t, "the new flag", func() bool { return isOn(w, "new") })
+			polltest.Until(t, "the new flag", func() bool { return isOn(w, "new") })
 		}
 		<-changed
 		put(t, store, onOff(t, "new", 0), 1)
 		replicas[0].Wake() // as the API does for its own replica
 		for _, w := range replicas {
-			eventually(t, "the flag turned off, by notice alone", func() bool { return !isOn(w, "new") })
+			polltest.Until(t, "the flag turned off, by notice alone", func() bool { return !isOn(w, "new") })
 		}
 	})
 }
@@ -120,7 +87,7 @@ func TestPollingFindsWhatNoticesMissed(t *testing.T) {
 		store := NewStore(c, testClock)
 		w, _, _ := watch(t, WatcherOptions{Store: store})
 		put(t, store, onOff(t, "a", 100), 0)
-		eventually(t, "the flag", func() bool { return isOn(w, "a") })
+		polltest.Until(t, "the flag", func() bool { return isOn(w, "a") })
 	})
 }
 
@@ -132,34 +99,34 @@ func TestLastKnownGood(t *testing.T) {
 	server.Kill()
 	store := NewStore(c, testClock)
 	w, log, stop := watch(t, WatcherOptions{Store: store, Bootstrap: bootstrap(t)})
-	eventually(t, "a warning", func() bool { return log.count("flag store is away") == 1 })
+	polltest.Until(t, "a warning", func() bool { return log.Count("flag store is away") == 1 })
 	if !isOn(w, "boot") {
 		t.Error("no bootstrap flags without Redis")
 	}
 	server.Start()
-	eventually(t, "Redis to be back", func() bool { return log.count("flag store is back") == 1 && w.Current().Version() == 1 })
+	polltest.Until(t, "Redis to be back", func() bool { return log.Count("flag store is back") == 1 && w.Current().Version() == 1 })
 	put(t, store, onOff(t, "boot", 0), 1)
 	put(t, store, onOff(t, "later", 100), 0)
-	eventually(t, "the change", func() bool { return !isOn(w, "boot") && isOn(w, "later") })
+	polltest.Until(t, "the change", func() bool { return !isOn(w, "boot") && isOn(w, "later") })
 
 	server.Kill()
-	eventually(t, "a second warning", func() bool { return log.count("flag store is away") == 2 })
+	polltest.Until(t, "a second warning", func() bool { return log.Count("flag store is away") == 2 })
 	if isOn(w, "boot") || !isOn(w, "later") {
 		t.Error("the last known flags were lost with Redis")
 	}
 	// It comes back empty. What this replica knows is put back, not what the
 	// file says, and versions go on counting.
 	server.Start()
-	eventually(t, "the flags to be written back", func() bool {
+	polltest.Until(t, "the flags to be written back", func() bool {
 		r, err := store.Get(t.Context(), "boot")
 		return err == nil && r.Version == 2 && r.Definition.Extension.Rollout.Percentage == 0
 	})
-	eventually(t, "the flags in force", func() bool { return !isOn(w, "boot") && isOn(w, "later") })
+	polltest.Until(t, "the flags in force", func() bool { return !isOn(w, "boot") && isOn(w, "later") })
 
 	// A replica that starts now takes Redis's word over its file's.
 	stop()
 	restarted, _, _ := watch(t, WatcherOptions{Store: store, Bootstrap: bootstrap(t)})
-	eventually(t, "the stored flags", func() bool { return !isOn(restarted, "boot") && isOn(restarted, "later") })
+	polltest.Until(t, "the stored flags", func() bool { return !isOn(restarted, "boot") && isOn(restarted, "later") })
 }
 
 func TestBadFlagsInTheStore(t *testing.T) {
@@ -167,7 +134,7 @@ func TestBadFlagsInTheStore(t *testing.T) {
 		store, ctx := NewStore(c, testClock), context.Background()
 		put(t, store, onOff(t, "a", 100), 0)
 		w, log, _ := watch(t, WatcherOptions{Store: store})
-		eventually(t, "the flag", func() bool { return isOn(w, "a") })
+		polltest.Until(t, "the flag", func() bool { return isOn(w, "a") })
 		// What a newer release might write: unknown operators, then prerequisites
 		// that are not there.
 		write := func(key, text string) {
@@ -179,12 +146,12 @@ func TestBadFlagsInTheStore(t *testing.T) {
 			}
 		}
 		write("a", `{"version":2,"definition":{"targeting":{"future":[]}}}`)
-		eventually(t, "a complaint", func() bool { return log.count("not understood") == 1 && log.count("kept=true") == 1 })
+		polltest.Until(t, "a complaint", func() bool { return log.Count("not understood") == 1 && log.Count("kept=true") == 1 })
 		if !isOn(w, "a") {
 			t.Error("the last known definition was dropped")
 		}
 		write("b", `{"version":1,"definition":{"defaultVariant":"true","tollgate":{"prerequisites":[{"flag":"none","variants":["x"]}]}}}`)
-		eventually(t, "a refusal", func() bool { return log.count("stored flags are refused") == 1 })
+		polltest.Until(t, "a refusal", func() bool { return log.Count("stored flags are refused") == 1 })
 		if !isOn(w, "a") || w.Current().Version() != 2 {
 			t.Error("refused flags changed the set")
 		}
@@ -228,7 +195,7 @@ func TestRestartDuringRollout(t *testing.T) {
 		def := onOff(t, "half", 50)
 		def.Extension.Rollout.Progressive = &Progressive{From: testTime.Add(-time.Hour), Until: testTime.Add(time.Hour), End: Everyone}
 		put(t, store, def, 0)
-		eventually(t, "the roll-out", func() bool { return w.Current().Version() == 2 })
+		polltest.Until(t, "the roll-out", func() bool { return w.Current().Version() == 2 })
 		deal := func(w *Watcher) (variants [1000]string) {
 			for i := range variants {
 				variants[i] = w.Current().Evaluate("half", &Subject{Key: strconv.Itoa(i)}, testTime).Variant
@@ -238,7 +205,7 @@ func TestRestartDuringRollout(t *testing.T) {
 		before := deal(w)
 		stop()
 		again, _, _ := watch(t, WatcherOptions{Store: store, Bootstrap: bootstrap(t)})
-		eventually(t, "the roll-out again", func() bool { return again.Current().Version() == 2 })
+		polltest.Until(t, "the roll-out again", func() bool { return again.Current().Version() == 2 })
 		if deal(again) != before {
 			t.Error("a restart moved users")
 		}
@@ -296,12 +263,12 @@ func TestReadOnlyStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	w, log, _ := watch(t, WatcherOptions{Store: store, Bootstrap: bootstrap(t)})
-	eventually(t, "the stored flag", func() bool { return isOn(w, "a") })
-	eventually(t, "a warning", func() bool { return log.count("flag store is away") == 1 })
+	polltest.Until(t, "the stored flag", func() bool { return isOn(w, "a") })
+	polltest.Until(t, "a warning", func() bool { return log.Count("flag store is away") == 1 })
 	if err := c.ConfigSet(t.Context(), "maxmemory", "0").Err(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the bootstrap flag beside it", func() bool { return isOn(w, "a") && isOn(w, "boot") })
+	polltest.Until(t, "the bootstrap flag beside it", func() bool { return isOn(w, "a") && isOn(w, "boot") })
 }
 
 func TestStoreOfAnotherKind(t *testing.T) {
