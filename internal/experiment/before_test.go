@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -208,7 +209,7 @@ func TestMeterBefore(t *testing.T) {
 	put(t, c, does)
 	put(t, c, &lets)
 	w := watch(t, WatcherOptions{Catalog: c, Now: fixedNow})
-	eventually(t, "the drafts", func() bool { return len(w.Current().records) == 3 })
+	polltest.Until(t, "the drafts", func() bool { return len(w.Current().records) == 3 })
 	if !w.Current().MeasuresBefore(fixedNow()) {
 		t.Error("the time before is not measured")
 	}
@@ -234,7 +235,7 @@ func TestMeterBefore(t *testing.T) {
 	if d.Version != version {
 		t.Fatal("what was measured before belongs to another version")
 	}
-	eventually(t, "the experiment", func() bool { return len(w.Current().Live()) == 1 })
+	polltest.Until(t, "the experiment", func() bool { return len(w.Current().Live()) == 1 })
 	if slices.ContainsFunc(w.Current().before, func(x Live) bool { return x.Key == asks.Key }) {
 		t.Error("the time before is measured on")
 	}

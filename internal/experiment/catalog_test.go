@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -183,7 +184,7 @@ func TestWatcher(t *testing.T) {
 		w := watch(t, WatcherOptions{Catalog: c, Changed: func(s *Set) { changes <- len(s.Live()) }, Metrics: prometheus.NewRegistry()})
 		started(t, c, valid())
 		w.Wake()
-		eventually(t, "a live experiment", func() bool { return len(w.Current().Live()) == 1 })
+		polltest.Until(t, "a live experiment", func() bool { return len(w.Current().Live()) == 1 })
 		// What a newer release has written does not take away what is known.
 		if err := rdb.HSet(t.Context(), catalogRoot+"definitions", "checkout", "{").Err(); err != nil {
 			t.Fatal(err)
@@ -191,7 +192,7 @@ func TestWatcher(t *testing.T) {
 		other := valid()
 		other.Key = "other"
 		put(t, c, other)
-		eventually(t, "both", func() bool { return w.Current().Find("other") != nil })
+		polltest.Until(t, "both", func() bool { return w.Current().Find("other") != nil })
 		if w.Current().Find("checkout") == nil || len(w.Current().Live()) != 1 || w.Current().Find("none") != nil {
 			t.Error("the broken one was not kept")
 		}
@@ -199,7 +200,7 @@ func TestWatcher(t *testing.T) {
 		if err := rdb.FlushAll(t.Context()).Err(); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "everything back", func() bool {
+		polltest.Until(t, "everything back", func() bool {
 			s, err := c.List(t.Context())
 			return err == nil && len(s.Records) == 2 && s.Find("checkout").Definition.State == Started
 		})
@@ -244,13 +245,13 @@ func TestWatcherWithoutRedis(t *testing.T) {
 	c := NewCatalog(rdb, fixedNow)
 	started(t, c, valid())
 	w := watch(t, WatcherOptions{Catalog: c})
-	eventually(t, "a live experiment", func() bool { return len(w.Current().Live()) == 1 })
+	polltest.Until(t, "a live experiment", func() bool { return len(w.Current().Live()) == 1 })
 	server.Kill()
 	if _, err := c.List(t.Context()); err == nil {
 		t.Error("a dead Redis was read")
 	}
 	server.Start()
-	eventually(t, "the experiment back in Redis", func() bool {
+	polltest.Until(t, "the experiment back in Redis", func() bool {
 		s, err := c.List(t.Context())
 		return err == nil && len(s.Records) == 1
 	})
@@ -302,7 +303,7 @@ func TestMeter(t *testing.T) {
 	}
 	d = &started(t, c, d).Definition
 	w := watch(t, WatcherOptions{Catalog: c, Now: fixedNow})
-	eventually(t, "a live experiment", func() bool { return len(w.Current().Live()) == 1 })
+	polltest.Until(t, "a live experiment", func() bool { return len(w.Current().Live()) == 1 })
 	m, recorder := newMeter(t, rdb, w, fixedNow)
 	registry := prometheus.NewRegistry()
 	for i := range 2 {
@@ -360,7 +361,7 @@ func TestMeterAfterTheStop(t *testing.T) {
 	if _, err := c.Stop(t.Context(), d.Key, anyone("enough")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the stopped experiment", func() bool {
+	polltest.Until(t, "the stopped experiment", func() bool {
 		r := w.Current().Find(d.Key)
 		return r != nil && r.State == Stopped && len(w.Current().Live()) == 0
 	})
@@ -432,7 +433,7 @@ func TestGuard(t *testing.T) {
 		}
 		recorder.flush(t.Context())
 	}
-	eventually(t, "both running", func() bool { return len(w.Current().Live()) == 2 })
+	polltest.Until(t, "both running", func() bool { return len(w.Current().Live()) == 2 })
 	c.now = func() time.Time { return catalogTime.Add(time.Hour) }
 	stopped := make(chan string, 10)
 	guards := make([]*Guard, 2)

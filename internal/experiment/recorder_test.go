@@ -1,11 +1,8 @@
 package experiment
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"log/slog"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -14,52 +11,21 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/logtest"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
-// logBuffer is a log that can be read while it is written.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) count(text string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.buf.String(), text)
-}
-
-func newRecorder(t *testing.T, c redis.UniversalClient) (*Recorder, *logBuffer) {
+func newRecorder(t *testing.T, c redis.UniversalClient) (*Recorder, *logtest.Buffer) {
 	t.Helper()
-	log := &logBuffer{}
+	log := &logtest.Buffer{}
 	r, err := NewRecorder(RecorderOptions{
-		Store: NewStore(c), Flush: 10 * time.Millisecond, Log: slog.New(slog.NewTextHandler(log, nil)), Metrics: prometheus.NewRegistry(),
+		Store: NewStore(c), Flush: 10 * time.Millisecond, Log: log.Logger(), Metrics: prometheus.NewRegistry(),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return r, log
-}
-
-// eventually polls until the condition holds.
-func eventually(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.After(60 * time.Second)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		select {
-		case <-deadline:
-			t.Fatalf("never: %s", what)
-		case <-tick.C:
-		}
-	}
 }
 
 // Several goroutines at two replicas record; everything arrives.
@@ -89,7 +55,7 @@ func TestRecorder(t *testing.T) {
 			}
 		}
 		seers.Wait()
-		eventually(t, "1800 users", func() bool {
+		polltest.Until(t, "1800 users", func() bool {
 			data, err := NewStore(c).Read(t.Context(), d)
 			return err == nil && data[0].Users+data[1].Users == 1800 && data[0].Metrics["conversion"].Users.Mean == 1
 		})
@@ -124,14 +90,14 @@ func TestRecorderWithoutRedis(t *testing.T) {
 	for range 2 {
 		r.flush(t.Context())
 	}
-	if log.count("are not recorded") != 1 {
-		t.Errorf("logged %d times", log.count("are not recorded"))
+	if log.Count("are not recorded") != 1 {
+		t.Errorf("logged %d times", log.Count("are not recorded"))
 	}
 	server.Start()
 	r.Observe(d, "bob", 1, "latency", 2)
 	r.flush(t.Context())
 	data, err := NewStore(c).Read(t.Context(), d)
-	if err != nil || data[0].Users != 1 || data[1].Users != 1 || log.count("recorded again") != 1 {
+	if err != nil || data[0].Users != 1 || data[1].Users != 1 || log.Count("recorded again") != 1 {
 		t.Errorf("got %+v, %v", data, err)
 	}
 }
@@ -154,15 +120,15 @@ func TestRecorderRefused(t *testing.T) {
 	if data := read(t, r.options.Store, other); data[0].Metrics["latency"].Users.N != 1 || len(r.pending) != 0 {
 		t.Errorf("got %+v, %d wait", data, len(r.pending))
 	}
-	if got := testutil.ToFloat64(r.dropped.WithLabelValues("refused")); got != 9 || log.count("Redis refuses") != 1 || log.count("are not recorded") != 0 {
-		t.Errorf("%v were refused, told of %d times", got, log.count("Redis refuses"))
+	if got := testutil.ToFloat64(r.dropped.WithLabelValues("refused")); got != 9 || log.Count("Redis refuses") != 1 || log.Count("are not recorded") != 0 {
+		t.Errorf("%v were refused, told of %d times", got, log.Count("Redis refuses"))
 	}
 	if err := c.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
 	r.Observe(other, "bob", 1, "latency", 1)
 	r.flush(t.Context())
-	if len(r.pending) != 1 || log.count("are not recorded") != 1 {
+	if len(r.pending) != 1 || log.Count("are not recorded") != 1 {
 		t.Errorf("a full Redis: %d wait", len(r.pending))
 	}
 	if err := c.ConfigSet(t.Context(), "maxmemory", "0").Err(); err != nil {
@@ -204,7 +170,7 @@ func TestRecorderRefuses(t *testing.T) {
 	r.flush(t.Context())
 	r.Expose(d, "ann", 1)
 	r.flush(t.Context())
-	if got := testutil.ToFloat64(r.strays); got != 1 || log.count("changed the variant") != 1 {
+	if got := testutil.ToFloat64(r.strays); got != 1 || log.Count("changed the variant") != 1 {
 		t.Errorf("%v strays", got)
 	}
 	registry := prometheus.NewRegistry()
