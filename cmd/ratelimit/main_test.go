@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -23,6 +22,8 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/app"
 	"github.com/tollgate-proxy/tollgate/internal/config"
 	"github.com/tollgate-proxy/tollgate/internal/configtest"
+	"github.com/tollgate-proxy/tollgate/internal/logtest"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -58,24 +59,6 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// output collects what the process writes.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
-
 // running is the whole process inside the test.
 type running struct {
 	t          *testing.T
@@ -84,7 +67,7 @@ type running struct {
 	operations string
 	management string
 	rules      string
-	log        *output
+	log        *logtest.Buffer
 }
 
 const rulesText = "domain: tollgate\ntiers: {entry: tier, subjects: [user], default: free, table: [{name: free, limits: [{unit: hour, requests_per_unit: LIMIT}]}, {name: big, limits: [{unit: hour, requests_per_unit: 1000}]}]}\n"
@@ -92,7 +75,12 @@ const rulesText = "domain: tollgate\ntiers: {entry: tier, subjects: [user], defa
 func start(t *testing.T, redisAddr string, environ ...string) *running {
 	t.Helper()
 	dir := t.TempDir()
-	r := &running{t: t, operations: redistest.FreeAddr(t), management: redistest.FreeAddr(t), rules: filepath.Join(dir, "rules.yaml"), log: &output{}}
+	r := &running{t: t, operations: redistest.FreeAddr(t), management: redistest.FreeAddr(t), rules: filepath.Join(dir, "rules.yaml"), log: &logtest.Buffer{}}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(r.log)
+		}
+	})
 	listen := redistest.FreeAddr(t)
 	r.write("10")
 	file := filepath.Join(dir, "ratelimit.yaml")
@@ -118,7 +106,7 @@ func start(t *testing.T, redisAddr string, environ ...string) *running {
 			t.Errorf("exit code %d\n%s", code, r.log)
 		}
 	})
-	r.eventually("ready", func() bool {
+	polltest.Until(t, "ready", func() bool {
 		resp, err := http.Get("http://" + r.operations + "/readyz") //nolint:noctx // A loopback probe that is tried again.
 		if err != nil {
 			return false
@@ -145,19 +133,6 @@ func (r *running) append(line string) {
 	}
 	if err != nil {
 		r.t.Fatal(err)
-	}
-}
-
-func (r *running) eventually(what string, f func() bool) {
-	r.t.Helper()
-	deadline, tick := time.After(30*time.Second), time.NewTicker(5*time.Millisecond)
-	defer tick.Stop()
-	for !f() {
-		select {
-		case <-deadline:
-			r.t.Fatalf("never: %s\n%s", what, r.log)
-		case <-tick.C:
-		}
 	}
 }
 
@@ -208,14 +183,14 @@ func TestProcess(t *testing.T) {
 
 	// New rules; then faulty ones, which change nothing.
 	r.write("20")
-	r.eventually("the new rules are in force", func() bool {
+	polltest.Until(t, "the new rules are in force", func() bool {
 		return r.ask("b").GetStatuses()[0].GetCurrentLimit().GetRequestsPerUnit() == 20
 	})
 	r.write("many")
 	if err := syscall.Kill(os.Getpid(), syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
-	r.eventually("the log says why", func() bool { return strings.Contains(r.log.String(), "requests_per_unit") })
+	polltest.Until(t, "the log says why", func() bool { return strings.Contains(r.log.String(), "requests_per_unit") })
 	if got := r.ask("b").GetStatuses()[0].GetCurrentLimit().GetRequestsPerUnit(); got != 20 {
 		t.Errorf("the limit is %d", got)
 	}
@@ -230,7 +205,7 @@ func TestProcess(t *testing.T) {
 		t.Errorf("degraded is %q", got)
 	}
 	server.Start()
-	r.eventually("redis is used again", func() bool { return r.metric("tollgate_ratelimit_degraded") == "0" })
+	polltest.Until(t, "redis is used again", func() bool { return r.metric("tollgate_ratelimit_degraded") == "0" })
 	if got := r.ask("c").GetOverallCode(); got != rlsv3.RateLimitResponse_OVER_LIMIT {
 		t.Errorf("recovery granted a burst: %s", got)
 	}
@@ -247,7 +222,7 @@ func TestProcessWithoutRedisAtStart(t *testing.T) {
 		}
 	}
 	server.Start()
-	r.eventually("redis is used", func() bool { return r.metric("tollgate_ratelimit_degraded") == "0" })
+	polltest.Until(t, "redis is used", func() bool { return r.metric("tollgate_ratelimit_degraded") == "0" })
 	if got := r.ask("a").GetOverallCode(); got != rlsv3.RateLimitResponse_OVER_LIMIT {
 		t.Errorf("recovery granted a burst: %s", got)
 	}

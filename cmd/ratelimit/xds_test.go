@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -51,12 +52,12 @@ func TestManagedRules(t *testing.T) {
 	t.Cleanup(server.Stop)
 	r := start(t, redistest.Server(t), "TOLLGATE_LIMITS_XDS_SERVER="+listener.Addr().String())
 	limit := func(user string) uint32 { return r.ask(user).GetStatuses()[0].GetCurrentLimit().GetRequestsPerUnit() }
-	r.eventually("the server's rule is in force", func() bool { return limit("x") == 3 })
+	polltest.Until(t, "the server's rule is in force", func() bool { return limit("x") == 3 })
 	if got := limit("y"); got != 10 {
 		t.Errorf("the file's rule says %d", got)
 	}
 	r.write("20")
-	r.eventually("the new file is in force", func() bool { return limit("y") == 20 })
+	polltest.Until(t, "the new file is in force", func() bool { return limit("y") == 20 })
 	if got := limit("x"); got != 3 {
 		t.Errorf("the server's rule says %d", got)
 	}
@@ -64,7 +65,7 @@ func TestManagedRules(t *testing.T) {
 	refused := `tollgate_ratelimit_rules_loads_total{result="refused"}`
 	before := r.metric(refused)
 	r.append("descriptors: [{key: tier, rate_limit: {unit: hour, requests_per_unit: 1}}]\n")
-	r.eventually("the file is refused", func() bool { return r.metric(refused) != before })
+	polltest.Until(t, "the file is refused", func() bool { return r.metric(refused) != before })
 	if got := limit("x"); got != 3 {
 		t.Errorf("the server's rule says %d", got)
 	}
