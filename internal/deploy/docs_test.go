@@ -14,15 +14,10 @@ import (
 	"strings"
 	"testing"
 
-	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
 	_ "github.com/tollgate-proxy/tollgate/internal/envoyconf" // the extensions that examples may name
 )
@@ -187,6 +182,31 @@ func TestGuidesNameKeysThatExist(t *testing.T) {
 	}
 }
 
+// TestRunbookQuotesTheLog looks in the sources for what the runbook says that a process logs.
+func TestRunbookQuotesTheLog(t *testing.T) {
+	var sources strings.Builder
+	err := filepath.WalkDir(filepath.Join(root, "internal"), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		sources.Write(text)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := regexp.MustCompile("; log:? `([^`]+)`").FindAllStringSubmatch(string(read(t, "docs/guide/troubleshooting.md")), -1)
+	if len(lines) < 5 {
+		t.Fatalf("the runbook quotes %d lines of the log", len(lines))
+	}
+	for _, line := range lines {
+		if !strings.Contains(sources.String(), line[1]) {
+			t.Errorf("no process logs %q", line[1])
+		}
+	}
+}
+
 // TestExamplesAreConfigurations puts every YAML example to the reader that it is for: authz, the readers of flag and of
 // limit files, or Envoy's API.
 func TestExamplesAreConfigurations(t *testing.T) {
@@ -266,7 +286,13 @@ func check(t *testing.T, text string, environ []string, command ...string) {
 	}
 }
 
-// envoyAccepts says whether a part of Envoy's configuration, or each of a list, is a message that examples are about.
+// exampled are the messages of Envoy's API that examples are about.
+var exampled = []protoreflect.FullName{
+	"envoy.config.cluster.v3.Cluster", "envoy.config.endpoint.v3.LbEndpoint", "envoy.config.listener.v3.Listener", "envoy.config.route.v3.Route",
+	"envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter", "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+}
+
+// envoyAccepts says whether a part of Envoy's configuration, or each of a list, is one of those.
 func envoyAccepts(t *testing.T, tree any) bool {
 	t.Helper()
 	list, ok := tree.([]any)
@@ -278,10 +304,13 @@ func envoyAccepts(t *testing.T, tree any) bool {
 		if err != nil {
 			t.Fatal(err)
 		}
-		messages := []proto.Message{
-			&clusterv3.Cluster{}, &endpointv3.LbEndpoint{}, &listenerv3.Listener{}, &routev3.Route{}, &hcmv3.HttpFilter{}, &tlsv3.DownstreamTlsContext{},
-		}
-		if !slices.ContainsFunc(messages, func(m proto.Message) bool { return protojson.Unmarshal(text, m) == nil }) {
+		if !slices.ContainsFunc(exampled, func(name protoreflect.FullName) bool {
+			message, err := protoregistry.GlobalTypes.FindMessageByName(name)
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			return protojson.Unmarshal(text, message.New().Interface()) == nil
+		}) {
 			return false
 		}
 	}
