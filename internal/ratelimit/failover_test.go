@@ -16,38 +16,19 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/config"
+	"github.com/tollgate-proxy/tollgate/internal/logtest"
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
-// lines is a log that is read while it is written.
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-// Write implements io.Writer.
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *lines) count(part string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.text.String(), part)
-}
-
 // onRedis is a limiter over a connection as a process has it, that runs until
 // the test ends.
-func onRedis(t *testing.T, cfg redisconn.Config, log *lines) (*lab, *redisconn.Conn) {
+func onRedis(t *testing.T, cfg redisconn.Config, log *logtest.Buffer) (*lab, *redisconn.Conn) {
 	t.Helper()
 	conn, err := redisconn.Open(cfg, redisconn.Options{Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -57,7 +38,7 @@ func onRedis(t *testing.T, cfg redisconn.Config, log *lines) (*lab, *redisconn.C
 		o.Store, o.Now = NewRedis(conn.UniversalClient, cfg.Mode == redisconn.Cluster), time.Now
 		o.Timeout, o.ProbeEvery, o.BeatEvery = time.Second, 50*time.Millisecond, 50*time.Millisecond
 		if log != nil {
-			o.Log = slog.New(slog.NewTextHandler(log, nil))
+			o.Log = log.Logger()
 		}
 	})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -105,7 +86,7 @@ func TestSentinelFailover(t *testing.T) {
 	})
 	cfg := redisconn.Default()
 	cfg.Mode, cfg.MasterName, cfg.Addresses = redisconn.Sentinel, "limits", []string{startSentinel(t, master.Addr())}
-	log := &lines{}
+	log := &logtest.Buffer{}
 	l, conn := onRedis(t, cfg, log)
 
 	ask := func(hits uint64) *Decision { return l.decide(request(of("free", "u", "x").with(hits))) }
@@ -124,8 +105,8 @@ func TestSentinelFailover(t *testing.T) {
 		t.Errorf("after the failover: %+v", dec)
 	}
 	eventually(t, "each outage is told, and its end", func() bool {
-		gone := log.count("rate limit store is gone")
-		return gone > 0 && gone <= 3 && log.count("rate limit store is back") == gone
+		gone := log.Count("rate limit store is gone")
+		return gone > 0 && gone <= 3 && log.Count("rate limit store is back") == gone
 	})
 }
 

@@ -1,16 +1,15 @@
 package ratelimit
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/logtest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -96,8 +95,8 @@ func TestOverridesWithoutRedis(t *testing.T) {
 	server := redistest.NewProcess(t)
 	client := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1})
 	defer client.Close()
-	var log output
-	o := NewOverrides(client, 10*time.Millisecond, time.Now, slog.New(slog.NewTextHandler(&log, nil)))
+	var log logtest.Buffer
+	o := NewOverrides(client, 10*time.Millisecond, time.Now, log.Logger())
 	if err := o.Set(t.Context(), TierOverride{Domain: "tollgate", Subject: Entry{"user", "u"}, Tier: "premium", Until: time.Now().Add(time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
@@ -118,22 +117,4 @@ func TestOverridesWithoutRedis(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-}
-
-// output is a log that two goroutines use.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
 }
