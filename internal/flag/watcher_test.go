@@ -81,13 +81,22 @@ func TestChangeReachesEveryReplica(t *testing.T) {
 	})
 }
 
-// Notices can be lost; polling finds the change.
+// Notices can be lost; polling finds the change, which nothing tells of here.
 func TestPollingFindsWhatNoticesMissed(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, c *redis.Client) {
 		store := NewStore(c, testClock)
+		put(t, store, onOff(t, "a", 0), 0)
 		w, _, _ := watch(t, WatcherOptions{Store: store})
-		put(t, store, onOff(t, "a", 100), 0)
-		polltest.Until(t, "the flag", func() bool { return isOn(w, "a") })
+		polltest.Until(t, "the flag", func() bool { return w.Current().Version() == 1 })
+		before := c.HGet(t.Context(), keyRoot+"definitions", "a").Val()
+		after := strings.Replace(before, `"percentage":0`, `"percentage":100`, 1)
+		if before == after || isOn(w, "a") {
+			t.Fatal(before)
+		}
+		if err := errors.Join(c.HSet(t.Context(), keyRoot+"definitions", "a", after).Err(), c.Incr(t.Context(), keyRoot+"version").Err()); err != nil {
+			t.Fatal(err)
+		}
+		polltest.Until(t, "the change", func() bool { return isOn(w, "a") })
 	})
 }
 
