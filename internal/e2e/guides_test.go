@@ -20,11 +20,10 @@ import (
 // so itself, in a comment: <!-- nothing to run: why -->.
 var silent = map[string]string{
 	"README.md":          "the list of the guides",
-	"authentication.md":  "its examples are configuration, tested by internal/authn",
-	"envoy.md":           "its examples are configuration, tested by internal/envoyconf",
-	"feature-flags.md":   "its examples are commands and definitions, tested by internal/flag",
+	"authentication.md":  "its examples are configuration, tested by internal/deploy",
+	"envoy.md":           "its examples are configuration, tested by internal/deploy",
+	"feature-flags.md":   "its examples are commands, tested by cmd/tollgate, and definitions, tested by internal/deploy",
 	"operator.md":        "its examples are commands, tested by cmd/tollgate",
-	"pyproxy.md":         "its examples are configuration, tested by internal/pyproxy",
 	"troubleshooting.md": "a table of what other tests show, and of metrics that testRunbook looks for",
 }
 
