@@ -25,7 +25,7 @@ func (r *Redis) inSteps(ctx context.Context, demands []*Demand) error {
 	for i, d := range demands {
 		parts[i] = byTag(d.Charges)
 		steps = max(steps, len(parts[i]))
-		d.Allowed, d.Now = true, 0
+		d.Allowed, d.Now, d.Returned = true, 0, false
 	}
 	for step := range steps {
 		var asked []*part
@@ -42,7 +42,7 @@ func (r *Redis) inSteps(ctx context.Context, demands []*Demand) error {
 			asked = append(asked, p)
 		}
 		if err := r.runAll(ctx, asked); err != nil {
-			return errors.Join(err, r.giveBack(ctx, parts, func(int) bool { return true }))
+			return errors.Join(err, r.giveBack(ctx, demands, parts, func(int) bool { return true }))
 		}
 		for i, d := range demands {
 			if step < len(parts[i]) {
@@ -50,7 +50,7 @@ func (r *Redis) inSteps(ctx context.Context, demands []*Demand) error {
 			}
 		}
 	}
-	if err := r.giveBack(ctx, parts, func(i int) bool { return !demands[i].Allowed }); err != nil {
+	if err := r.giveBack(ctx, demands, parts, func(i int) bool { return !demands[i].Allowed }); err != nil {
 		return err
 	}
 	for i, d := range demands {
@@ -126,13 +126,14 @@ const returnTime = time.Second
 // giveBack returns what parts of some demands took, and sets their levels to
 // what they are afterwards. It goes on after the request's deadline, but does not
 // hold the request up then.
-func (r *Redis) giveBack(ctx context.Context, parts [][]*part, of func(demand int) bool) error {
+func (r *Redis) giveBack(ctx context.Context, demands []*Demand, parts [][]*part, of func(demand int) bool) error {
 	var taken, refunds []*part
 	for i := range parts {
 		for _, p := range parts[i] {
 			if !p.took || !of(i) {
 				continue
 			}
+			demands[i].Returned = true
 			refund := &part{Demand: Demand{Charges: append([]Charge(nil), p.Charges...)}}
 			for j := range refund.Charges {
 				c := &refund.Charges[j]

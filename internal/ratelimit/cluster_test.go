@@ -127,7 +127,7 @@ type pipelines struct {
 	goOn                         chan struct{}
 }
 
-func (p *pipelines) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (p *pipelines) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (p *pipelines) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		p.singles++
@@ -183,6 +183,9 @@ func TestClusterInPipelines(t *testing.T) {
 			if d.Allowed {
 				used[i] += hour
 				allowed--
+			}
+			if d.Returned != (trips == 3 && !d.Allowed) {
+				t.Errorf("%s: demand %d, allowed %t: returned %t", what, i, d.Allowed, d.Returned)
 			}
 		}
 		if allowed != 0 {

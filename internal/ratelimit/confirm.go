@@ -11,6 +11,7 @@ import (
 type confirmation struct {
 	of     *denial
 	demand Demand
+	all    uint64 // what was returned to buckets before it is asked
 }
 
 const (
@@ -44,13 +45,13 @@ func (ds *denials) ask(n *denial, d *Demand) {
 // answered at end of the limiter's clock, unless something newer is known.
 func (ds *denials) confirmed(c *confirmation, start, end time.Duration) {
 	key := c.of.buckets[0].key
-	n := newDenial(&c.demand, start, end)
+	n := ds.newDenial(&c.demand, start, end)
 	s := &ds.shards[maphash.String(ds.seed, key)%denialShards]
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.known[key] != c.of:
-	case n == nil:
+	case n == nil || ds.all.Load() != c.all:
 		delete(s.known, key)
 	default:
 		n.follow(c.of, end)
@@ -95,7 +96,7 @@ func (l *Limiter) confirm(waiting ...*confirmation) {
 		if l.guard.allows() {
 			demands := make([]*Demand, len(waiting))
 			for i, c := range waiting {
-				demands[i] = &c.demand
+				demands[i], c.all = &c.demand, l.denials.all.Load()
 			}
 			start := l.now().Sub(l.began)
 			if err := l.batcher.call(demands); err == nil {

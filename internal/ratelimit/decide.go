@@ -46,6 +46,9 @@ type Demand struct {
 	// Now is the time of the decision by the store's clock, in microseconds
 	// since the epoch.
 	Now int64
+	// Returned is whether a store took something first and gave it back: who was
+	// denied meanwhile may have been denied for that.
+	Returned bool
 }
 
 // base is the level of a full bucket at that time: now, or the beginning of

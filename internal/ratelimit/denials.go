@@ -10,10 +10,12 @@ import (
 
 // denials remembers what a denied request found in its buckets, or the last
 // allowed one left, so that a flood of one user costs the store nothing. A level
-// only rises but for refunds, so a demand that the remembered levels deny would
-// be denied by the store too, until the instant that the levels tell. Refunds and resets by
-// others are seen when a memory ends, after denialAge; one that the store
-// confirms as it was holds twice as long, up to denialAgeMost. Who is denied
+// only rises but for what is returned to the bucket, so a demand that the remembered
+// levels deny would be denied by the store too, until the instant that the levels
+// tell. What this process returns ends every memory of the bucket at once (see
+// returned). Refunds and resets by others are seen when a memory ends, after
+// denialAge; one that the store confirms as it was holds twice as long, up to
+// denialAgeMost. Who is denied
 // for long does not wait for that either: in the last quarter of a memory the
 // store is asked behind the request, together with what others ask (see confirm.go).
 type denials struct {
@@ -24,6 +26,10 @@ type denials struct {
 	}
 	limit int // of each shard
 	due   chan *confirmation
+	// returns counts, by a hash of the bucket's key, what was returned; all counts
+	// everything, before returns does.
+	returns [1024]atomic.Uint32
+	all     atomic.Uint64
 }
 
 const (
@@ -49,6 +55,7 @@ type denial struct {
 type remembered struct {
 	key             string
 	level, previous int64
+	returns         uint32 // to the bucket, when this was learnt
 }
 
 func newDenials(limit int) *denials {
@@ -70,16 +77,29 @@ func first(d *Demand) *Charge {
 	return nil
 }
 
+// returned notes that something was, or may have been, returned to the demand's
+// buckets: what is remembered of them, by whatever demand, holds no more.
+func (ds *denials) returned(d *Demand) {
+	ds.all.Add(1)
+	for i := range d.Charges {
+		ds.returnsOf(d.Charges[i].Key).Add(1)
+	}
+}
+
+func (ds *denials) returnsOf(key string) *atomic.Uint32 {
+	return &ds.returns[maphash.String(ds.seed, key)%uint64(len(ds.returns))]
+}
+
 // newDenial is what a demand that was asked at start and answered at end of
 // the limiter's clock tells, or nil where its buckets do not deny it.
-func newDenial(d *Demand, start, end time.Duration) *denial {
+func (ds *denials) newDenial(d *Demand, start, end time.Duration) *denial {
 	if !d.spent() {
 		return nil
 	}
 	n := &denial{until: end + denialAge, age: denialAge, low: d.Now - end.Microseconds(), high: d.Now - start.Microseconds()}
 	for i := range d.Charges {
 		if c := &d.Charges[i]; !c.Shared {
-			n.buckets = append(n.buckets, remembered{c.Key, c.Level, c.Previous})
+			n.buckets = append(n.buckets, remembered{c.Key, c.Level, c.Previous, ds.returnsOf(c.Key).Load()})
 		}
 	}
 	return n
@@ -112,14 +132,15 @@ func (n *denial) follow(old *denial, end time.Duration) {
 }
 
 // remember notes a denied demand that was asked at start and answered at end
-// of the limiter's clock.
-func (ds *denials) remember(d *Demand, start, end time.Duration) {
+// of the limiter's clock, unless something was returned to any bucket since all
+// was as given: perhaps the demand did not see it.
+func (ds *denials) remember(d *Demand, start, end time.Duration, all uint64) {
 	head := first(d)
 	if head == nil {
 		return
 	}
-	n := newDenial(d, start, end)
-	if n == nil {
+	n := ds.newDenial(d, start, end)
+	if n == nil || ds.all.Load() != all {
 		return
 	}
 	s := &ds.shards[maphash.String(ds.seed, head.Key)%denialShards]
@@ -150,7 +171,8 @@ func (ds *denials) forget(d *Demand) {
 // decide denies the demand where the store surely would at that time of the
 // limiter's clock, and says whether it did, and whether anything is known of
 // the buckets: if it is, and the store allows the demand, that must be forgotten.
-func (ds *denials) decide(d *Demand, at time.Duration) (denied, known bool) {
+// Tokens that leases hold are left of their buckets.
+func (ds *denials) decide(d *Demand, at time.Duration, ls *leases) (denied, known bool) {
 	head := first(d)
 	if head == nil {
 		return false, false
@@ -169,10 +191,15 @@ func (ds *denials) decide(d *Demand, at time.Duration) (denied, known bool) {
 		if c.Shared {
 			continue
 		}
-		if met == len(n.buckets) || n.buckets[met].key != c.Key {
+		if met == len(n.buckets) || n.buckets[met].key != c.Key || n.buckets[met].returns != ds.returnsOf(c.Key).Load() {
 			return false, true
 		}
-		c.Level, c.Previous = n.buckets[met].level, n.buckets[met].previous
+		if c.Level, c.Previous = n.buckets[met].level, n.buckets[met].previous; c.ahead(latest) {
+			return false, true // The limit is smaller now, and the store cuts the level to it.
+		}
+		if c.Interval > 0 && ls != nil {
+			c.Level -= ls.holds(c.Key, at)
+		}
 		c.present(latest)
 		denied = denied || c.lacking(latest) > 0
 		met++

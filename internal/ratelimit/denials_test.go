@@ -281,8 +281,8 @@ func TestConfirmationsAreBounded(t *testing.T) {
 	for i := range denialsDue + 10 {
 		d := ask(0, fmt.Sprint("u", i))
 		d.Now = 1
-		ds.remember(d, 0, 0)
-		if denied, _ := ds.decide(d, denialAge-1); !denied {
+		ds.remember(d, 0, 0, 0)
+		if denied, _ := ds.decide(d, denialAge-1, nil); !denied {
 			t.Fatalf("demand %d is not denied", i)
 		}
 	}
@@ -290,8 +290,8 @@ func TestConfirmationsAreBounded(t *testing.T) {
 		t.Errorf("%d wait", n)
 	}
 	<-ds.due
-	ds.remember(large, 0, 0)
-	if denied, _ := ds.decide(large, denialAge-1); !denied || len(ds.due) != denialsDue-1 {
+	ds.remember(large, 0, 0, 0)
+	if denied, _ := ds.decide(large, denialAge-1, nil); !denied || len(ds.due) != denialsDue-1 {
 		t.Errorf("denied %t, %d wait", denied, len(ds.due))
 	}
 }
@@ -301,7 +301,7 @@ func TestDenialsAreBounded(t *testing.T) {
 	for i := range 10_000 {
 		d := ask(0, fmt.Sprint(i))
 		d.Now = 1
-		ds.remember(d, 0, 0)
+		ds.remember(d, 0, 0, 0)
 	}
 	n := 0
 	for i := range ds.shards {
@@ -312,9 +312,9 @@ func TestDenialsAreBounded(t *testing.T) {
 	}
 	shared := ask(0, "s")
 	shared.Charges[0].Shared = true
-	ds.remember(shared, 0, 0)
+	ds.remember(shared, 0, 0, 0)
 	ds.forget(shared)
-	if denied, known := ds.decide(shared, 0); denied || known {
+	if denied, known := ds.decide(shared, 0, nil); denied || known {
 		t.Error("a shared bucket was remembered")
 	}
 }

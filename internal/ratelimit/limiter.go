@@ -206,6 +206,7 @@ func (l *Limiter) giveBack(ctx context.Context, refunds []*Demand) {
 			l.guard.failed(err)
 		}
 		cancel()
+		l.returned(refunds[:n]...)
 		refunds = refunds[n:]
 	}
 }
@@ -256,6 +257,9 @@ func (l *Limiter) Decide(ctx context.Context, req *Request, dec *Decision) error
 	defer p.release()
 	p.build(d, req, l.overrides)
 	start := l.now().Sub(l.began)
+	if l.denials != nil {
+		p.returns = l.denials.all.Load()
+	}
 	switch {
 	case len(p.active) == 0:
 		dec.Path = PathNone
@@ -322,7 +326,7 @@ func (l *Limiter) remembered(p *plan, at time.Duration) bool {
 		return false
 	}
 	var denied bool
-	denied, p.stale = l.denials.decide(p.active[0], at)
+	denied, p.stale = l.denials.decide(p.active[0], at, l.leases)
 	return denied
 }
 
@@ -336,8 +340,8 @@ func (l *Limiter) learn(p *plan, start time.Duration) {
 		last := len(p.active) == 1 && !p.refunds && d.spent() && !leased(p.claims)
 		switch {
 		case !d.Allowed || last:
-			l.denials.remember(d, start, l.now().Sub(l.began))
-		case p.refunds || p.stale:
+			l.denials.remember(d, start, l.now().Sub(l.began), p.returns)
+		case p.stale:
 			l.denials.forget(d)
 		}
 	}
@@ -365,6 +369,26 @@ func (l *Limiter) exact(ctx context.Context, p *plan) bool {
 	if !l.guard.allows() {
 		return false
 	}
+	decided := l.take(ctx, p)
+	for _, d := range p.active {
+		if p.refunds || d.Returned {
+			l.returned(d)
+		}
+	}
+	return decided
+}
+
+// returned notes that the store took back, or may have, something of the
+// demands' buckets.
+func (l *Limiter) returned(demands ...*Demand) {
+	for _, d := range demands {
+		if l.denials != nil {
+			l.denials.returned(d)
+		}
+	}
+}
+
+func (l *Limiter) take(ctx context.Context, p *plan) bool {
 	if span := trace.SpanContextFromContext(ctx); span.IsSampled() {
 		// A call of its own, so that the trace shows it.
 		call, cancel := context.WithTimeout(ctx, l.timeout)

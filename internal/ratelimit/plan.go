@@ -24,7 +24,8 @@ type plan struct {
 	scale   int64
 	refunds bool // whether any descriptor returns tokens
 	claims  []claim
-	stale   bool // whether a denial is remembered that an allowed request ends
+	stale   bool   // whether a denial is remembered that an allowed request ends
+	returns uint64 // what was returned to buckets before this request
 }
 
 // use is one bucket that one descriptor counts against.
@@ -55,7 +56,8 @@ func (p *plan) release() {
 		p.demands[i].Charges = p.demands[i].Charges[:0]
 	}
 	clear(p.uses)
-	p.domain = nil
+	clear(p.claims)
+	p.domain, p.claims = nil, p.claims[:0]
 	p.matches, p.uses, p.active = p.matches[:0], p.uses[:0], p.active[:0]
 	p.demands, p.arena, p.bounds = p.demands[:0], p.arena[:0], p.bounds[:0]
 	plans.Put(p)
@@ -145,6 +147,7 @@ func (p *plan) addDemand() int {
 	} else {
 		p.demands = append(p.demands, Demand{})
 	}
+	p.demands[len(p.demands)-1].Returned = false
 	return len(p.demands) - 1
 }
 

@@ -73,16 +73,15 @@ func (l *Limiter) Reset(ctx context.Context, name string, entries []Entry) error
 			c.Cost = -2 * c.Capacity // Of a sliding window, both windows.
 		}
 	}
-	if err := l.store.Take(ctx, p.active); err != nil {
+	err = l.store.Take(ctx, p.active)
+	l.returned(d)
+	if err != nil {
 		return err
 	}
 	for i := range d.Charges {
 		if c := &d.Charges[i]; l.leases != nil && !c.Shared {
 			l.leases.drop(c.Key)
 		}
-	}
-	if l.denials != nil {
-		l.denials.forget(d)
 	}
 	return nil
 }
