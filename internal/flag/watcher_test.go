@@ -3,6 +3,7 @@ package flag
 import (
 	"context"
 	"errors"
+	"io"
 	"strconv"
 	"strings"
 	"sync"
@@ -221,7 +222,8 @@ func TestRestartDuringRollout(t *testing.T) {
 	})
 }
 
-// killer kills Redis when a script that writes is on its way to it.
+// killer kills Redis when the first script that writes is on its way to it or,
+// without a server, loses the answer.
 type killer struct {
 	server *redistest.Process
 	done   bool
@@ -238,6 +240,9 @@ func (k *killer) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		// Of the two scripts, the one that writes has four keys.
 		if strings.HasPrefix(cmd.Name(), "eval") && cmd.Args()[2] == 4 && !k.done {
 			k.done = true
+			if k.server == nil {
+				return errors.Join(next(ctx, cmd), io.ErrUnexpectedEOF)
+			}
 			k.server.Kill()
 		}
 		return next(ctx, cmd)
@@ -260,6 +265,28 @@ func TestRedisLostMidChange(t *testing.T) {
 		t.Errorf("got %+v, %v", snapshot, err)
 	}
 	put(t, store, onOff(t, "a", 1), 0)
+}
+
+// A change whose answer was lost has been made, whole, and who tries again with
+// the version that it was to change is told that something has changed.
+func TestAnswerLostMidChange(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		store := NewStore(c, testClock)
+		put(t, store, onOff(t, "a", 1), 0)
+		c.AddHook(&killer{})
+		if _, err := store.Put(t.Context(), onOff(t, "a", 50), Change{Expect: 1}); !errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, ErrConflict) {
+			t.Errorf("got %v", err)
+		}
+		if r, err := store.Get(t.Context(), "a"); err != nil || r.Version != 2 || r.Definition.Extension.Rollout.Percentage != 50*Percent {
+			t.Errorf("got %+v, %v", r, err)
+		}
+		if _, err := store.Put(t.Context(), onOff(t, "a", 50), Change{Expect: 1}); !errors.Is(err, ErrConflict) {
+			t.Errorf("got %v", err)
+		}
+		if entries, err := store.History(t.Context(), "a", MaxHistory); err != nil || len(entries) != 2 {
+			t.Errorf("got %+v, %v", entries, err)
+		}
+	})
 }
 
 // A Redis that takes no writes is read all the same.
