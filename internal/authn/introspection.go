@@ -20,6 +20,10 @@ import (
 // maxAnswer is the longest answer of an introspection server, in bytes.
 const maxAnswer = 64 << 10
 
+// calm is how long after its last failure a server that answers counts as back:
+// one that answers now and then is logged once.
+const calm = 10 * time.Second
+
 // introspector asks a server about opaque tokens (RFC 7662). Answers, good and
 // bad, are believed for a while; questions about one token are asked once at a
 // time. It is safe for concurrent use.
@@ -33,7 +37,9 @@ type introspector struct {
 	cache   *cache
 	flights singleflight.Group
 	slots   chan struct{}
-	failing atomic.Bool
+	// failedAt is when there was no answer for the last time, in nanoseconds since
+	// 1970; 0 once that is over.
+	failedAt atomic.Int64
 
 	asked map[string]prometheus.Counter
 	all   *prometheus.CounterVec
@@ -138,12 +144,12 @@ func (in *introspector) ask(ctx context.Context, token string) (*verified, error
 	answer, err := in.post(ctx, token)
 	if err != nil {
 		in.asked["error"].Inc()
-		if !in.failing.Swap(true) {
+		if in.failedAt.Swap(in.now().UnixNano()) == 0 {
 			in.log.Warn("introspection server does not answer", "error", err)
 		}
 		return nil, fmt.Errorf("introspection: %w", err)
 	}
-	if in.failing.Swap(false) {
+	if at := in.failedAt.Load(); at != 0 && in.now().UnixNano()-at >= int64(calm) && in.failedAt.CompareAndSwap(at, 0) {
 		in.log.Info("introspection server answers again")
 	}
 	got, err := in.read(answer, token)

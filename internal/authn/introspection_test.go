@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tollgate-proxy/tollgate/internal/logtest"
 )
 
 // tokenServer is an introspection server without a network.
@@ -91,6 +93,34 @@ func introspecting(t *testing.T, change func(*IntrospectionConfig)) (*Verifier, 
 func ask(t *testing.T, v *Verifier, token string) (*Principal, error) {
 	t.Helper()
 	return v.Authenticate(t.Context(), &Request{Authorization: "Bearer " + token}, time.Now())
+}
+
+// A server that answers every other question is told of once, not for each.
+func TestIntrospectionIsLoggedByState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v, s, _ := introspecting(t, nil)
+		var log logtest.Buffer
+		v.opaque.log = log.Logger()
+		const gone, back = "introspection server does not answer", "introspection server answers again"
+		want := func(nGone, nBack int) {
+			t.Helper()
+			if log.Count(gone) != nGone || log.Count(back) != nBack {
+				t.Errorf("want %d and %d:\n%s", nGone, nBack, &log)
+			}
+		}
+		for i := range 100 {
+			s.set(active())
+			if i%2 == 0 {
+				s.set(func(string) (int, string) { return 0, "" })
+			}
+			_, _ = ask(t, v, fmt.Sprint("token", i))
+			pass(100 * time.Millisecond)
+		}
+		want(1, 0)
+		pass(calm)
+		_, _ = ask(t, v, "later")
+		want(1, 1)
+	})
 }
 
 // Opaque tokens count for how long revocations are kept: one that was revoked
