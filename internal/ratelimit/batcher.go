@@ -14,7 +14,7 @@ type batcher struct {
 	store   Store
 	timeout time.Duration
 	// observe is told of every call of the store.
-	observe func(demands int, took time.Duration, err error)
+	observe func(demands int, start time.Time, err error)
 	now     func() time.Time
 
 	mu      sync.Mutex
@@ -42,7 +42,7 @@ type ticket struct {
 
 var tickets = sync.Pool{New: func() any { return &ticket{done: make(chan struct{}, 1)} }}
 
-func newBatcher(store Store, timeout time.Duration, now func() time.Time, observe func(int, time.Duration, error)) *batcher {
+func newBatcher(store Store, timeout time.Duration, now func() time.Time, observe func(int, time.Time, error)) *batcher {
 	return &batcher{store: store, timeout: timeout, now: now, observe: observe}
 }
 
@@ -157,7 +157,7 @@ func (b *batcher) call(demands []*Demand) error {
 	defer cancel()
 	start := b.now()
 	err := b.store.Take(ctx, demands)
-	b.observe(len(demands), b.now().Sub(start), err)
+	b.observe(len(demands), start, err)
 	return err
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -41,7 +42,7 @@ func startCluster(t *testing.T) *redis.ClusterClient {
 				t.Fatal(err)
 			}
 		}
-		eventually(t, "the cluster is whole", func() bool {
+		polltest.Until(t, "the cluster is whole", func() bool {
 			if i < 2 {
 				return true
 			}
@@ -320,7 +321,7 @@ func returnsHoldUpNobody(t *testing.T, client *redis.ClusterClient) {
 	close(hook.goOn)
 	other := redis.NewClusterClient(client.Options())
 	defer other.Close()
-	eventually(t, "the token goes back", func() bool {
+	polltest.Until(t, "the token goes back", func() bool {
 		d := &Demand{Charges: []Charge{{Key: "{u}", Capacity: 10 * hour}}}
 		take(t, NewRedis(other, true), d)
 		return d.Charges[0].Level-d.Now <= hour

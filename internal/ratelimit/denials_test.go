@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -210,7 +211,7 @@ func TestDenialsConfirmedInTheBackground(t *testing.T) {
 	if got := l.decide(request(of("free", "u", "x").with(10))); got.Path != PathDenied {
 		t.Fatalf("%+v", got)
 	}
-	eventually(t, "the denial is confirmed", func() bool { return key() != old })
+	polltest.Until(t, "the denial is confirmed", func() bool { return key() != old })
 	if n := key(); n.age != 2*denialAge {
 		t.Errorf("it holds for %s", n.age)
 	}

@@ -22,6 +22,7 @@ import (
 
 	"github.com/tollgate-proxy/tollgate/internal/config"
 	"github.com/tollgate-proxy/tollgate/internal/logtest"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
@@ -67,7 +68,7 @@ func startSentinel(t *testing.T, master string) string {
 	}
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	client := redistest.Client(t, address)
-	eventually(t, "the sentinel knows the replica", func() bool {
+	polltest.Until(t, "the sentinel knows the replica", func() bool {
 		text, err := client.Do(t.Context(), "info", "sentinel").Text()
 		return err == nil && strings.Contains(text, "status=ok") && strings.Contains(text, "slaves=1")
 	})
@@ -80,7 +81,7 @@ func TestSentinelFailover(t *testing.T) {
 	master := redistest.NewProcess(t)
 	host, port, _ := net.SplitHostPort(master.Addr())
 	replica := redistest.NewProcess(t, "--replicaof", host+" "+port)
-	eventually(t, "the replica follows", func() bool {
+	polltest.Until(t, "the replica follows", func() bool {
 		text, err := redistest.Client(t, replica.Addr()).Info(t.Context(), "replication").Result()
 		return err == nil && strings.Contains(text, "master_link_status:up")
 	})
@@ -97,14 +98,14 @@ func TestSentinelFailover(t *testing.T) {
 		t.Fatalf("%d replicas have it: %v", n, err)
 	}
 	master.Kill()
-	eventually(t, "decided here", func() bool { return ask(0).Path == PathLocal && !l.guard.allows() })
-	eventually(t, "decided by the promoted replica", func() bool { return ask(0).Path == PathExact })
+	polltest.Until(t, "decided here", func() bool { return ask(0).Path == PathLocal && !l.guard.allows() })
+	polltest.Until(t, "decided by the promoted replica", func() bool { return ask(0).Path == PathExact })
 	// 2 were left in the minute; every 6 seconds brings one more.
 	dec := ask(10)
 	if dec.Path != PathExact || dec.Allowed || dec.Statuses[0].Remaining > 9 {
 		t.Errorf("after the failover: %+v", dec)
 	}
-	eventually(t, "each outage is told, and its end", func() bool {
+	polltest.Until(t, "each outage is told, and its end", func() bool {
 		gone := log.Count("rate limit store is gone")
 		return gone > 0 && gone <= 3 && log.Count("rate limit store is back") == gone
 	})
@@ -148,7 +149,7 @@ func TestTLSAndACL(t *testing.T) {
 			t.Fatalf("request %d: %+v", i, dec)
 		}
 	}
-	eventually(t, "the replica is counted", func() bool { return l.replicas.seen.Load() == 1 })
+	polltest.Until(t, "the replica is counted", func() bool { return l.replicas.seen.Load() == 1 })
 	overrides := NewOverrides(conn.UniversalClient, time.Second, time.Now, slog.New(slog.DiscardHandler))
 	alice := Entry{"user", "alice"}
 	if err := overrides.Set(t.Context(), TierOverride{Domain: "tollgate", Subject: alice, Tier: "admin", Until: time.Now().Add(time.Hour)}); err != nil {

@@ -24,6 +24,8 @@ type guard struct {
 	// mu orders changes of state, so that log, metrics and notify tell them in
 	// order.
 	mu sync.Mutex
+	// counted is when the last failure ended that counted.
+	counted time.Time
 }
 
 func newGuard(failures int, log *slog.Logger, m *metrics, notify func(bool, string)) *guard {
@@ -43,10 +45,17 @@ func (g *guard) succeeded() {
 	}
 }
 
-// failed notes that the store did not answer.
-func (g *guard) failed(err error) {
+// failed notes that the store did not answer a call. Calls that were under way at
+// once are one failure in the row: one short stall of the store fails them all.
+func (g *guard) failed(start, end time.Time, err error) {
 	g.metrics.failures.Inc()
-	if g.inRow.Add(1) >= g.failures {
+	g.mu.Lock()
+	again := start.Before(g.counted)
+	if !again {
+		g.counted = end
+	}
+	g.mu.Unlock()
+	if !again && g.inRow.Add(1) >= g.failures {
 		g.trip(err)
 	}
 }

@@ -116,15 +116,3 @@ func (b *broken) count() int {
 	return b.calls
 }
 
-func eventually(t *testing.T, what string, f func() bool) {
-	t.Helper()
-	deadline, tick := time.After(30*time.Second), time.NewTicker(time.Millisecond)
-	defer tick.Stop()
-	for !f() {
-		select {
-		case <-deadline:
-			t.Fatal("never: " + what)
-		case <-tick.C:
-		}
-	}
-}

@@ -202,8 +202,9 @@ func (l *Limiter) giveBack(ctx context.Context, refunds []*Demand) {
 	for len(refunds) > 0 && l.guard.allows() {
 		n := min(len(refunds), MaxBatch)
 		call, cancel := context.WithTimeout(ctx, l.every)
+		start := l.now()
 		if err := l.store.Take(call, refunds[:n]); err != nil {
-			l.guard.failed(err)
+			l.guard.failed(start, l.now(), err)
 		}
 		cancel()
 		l.returned(refunds[:n]...)
@@ -390,25 +391,26 @@ func (l *Limiter) returned(demands ...*Demand) {
 
 func (l *Limiter) take(ctx context.Context, p *plan) bool {
 	if span := trace.SpanContextFromContext(ctx); span.IsSampled() {
-		// A call of its own, so that the trace shows it.
-		call, cancel := context.WithTimeout(ctx, l.timeout)
+		// A call of its own, so that the trace shows it. As any other it is not
+		// ended by its caller, whose deadline may be as short: the guard would
+		// not hear of a store that hangs.
+		call, cancel := context.WithTimeout(context.WithoutCancel(ctx), l.timeout)
 		defer cancel()
 		start := l.now()
 		err := l.store.Take(call, p.active)
-		if ctx.Err() == nil {
-			l.observe(len(p.active), l.now().Sub(start), err)
-		}
+		l.observe(len(p.active), start, err)
 		return err == nil
 	}
 	return l.batcher.Take(ctx, p.active) == nil
 }
 
-// observe notes a call of the store.
-func (l *Limiter) observe(demands int, took time.Duration, err error) {
-	l.metrics.store.Observe(took.Seconds())
+// observe notes a call of the store that began at start and has ended.
+func (l *Limiter) observe(demands int, start time.Time, err error) {
+	end := l.now()
+	l.metrics.store.Observe(end.Sub(start).Seconds())
 	l.metrics.batch.Observe(float64(demands))
 	if err != nil {
-		l.guard.failed(err)
+		l.guard.failed(start, end, err)
 		return
 	}
 	l.guard.succeeded()

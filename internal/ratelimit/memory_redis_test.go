@@ -7,6 +7,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -52,7 +53,7 @@ func TestRedisMemory(t *testing.T) {
 			}
 			each := func() int64 { return (usedMemory(t, client) - before - int64(keys)) / buckets }
 			// The server goes on to give up the smaller tables it had before.
-			eventually(t, fmt.Sprintf("at most %d bytes for each bucket", c.whole), func() bool { return each() <= c.whole })
+			polltest.Until(t, fmt.Sprintf("at most %d bytes for each bucket", c.whole), func() bool { return each() <= c.whole })
 			t.Logf("%d bytes for each bucket", each())
 		})
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -61,7 +62,7 @@ func TestStoreGone(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- l.Run(ctx) }()
 		store.set(nil)
-		eventually(t, "the store is used again", l.guard.allows)
+		polltest.Until(t, "the store is used again", l.guard.allows)
 		cancel()
 		if err := <-done; err != nil {
 			t.Fatal(err)
@@ -168,12 +169,12 @@ func TestRedisKilledAndBack(t *testing.T) {
 	go func() { _ = l.Run(ctx) }()
 
 	path := func() Path { return l.decide(request(of("premium", "u", "x"))).Path }
-	eventually(t, "decided in redis", func() bool { return path() == PathExact })
+	polltest.Until(t, "decided in redis", func() bool { return path() == PathExact })
 	server.Kill()
-	eventually(t, "decided here", func() bool { return path() == PathLocal && !l.guard.allows() })
+	polltest.Until(t, "decided here", func() bool { return path() == PathLocal && !l.guard.allows() })
 	used := l.decide(request(of("premium", "u", "x").with(0))).Statuses[0].Remaining
 	server.Start()
-	eventually(t, "decided in redis again", func() bool {
+	polltest.Until(t, "decided in redis again", func() bool {
 		return l.decide(request(of("premium", "u", "x").with(0))).Path == PathExact
 	})
 	// The new server has nothing of the old one, but what was granted without
@@ -182,7 +183,7 @@ func TestRedisKilledAndBack(t *testing.T) {
 		t.Errorf("%d left after recovery, %d before", left, used)
 	}
 	server.Pause()
-	eventually(t, "decided here while redis hangs", func() bool { return path() == PathLocal && !l.guard.allows() })
+	polltest.Until(t, "decided here while redis hangs", func() bool { return path() == PathLocal && !l.guard.allows() })
 	server.Resume()
-	eventually(t, "decided in redis again", func() bool { return path() == PathExact })
+	polltest.Until(t, "decided in redis again", func() bool { return path() == PathExact })
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tollgate-proxy/tollgate/internal/logtest"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -104,7 +105,7 @@ func TestOverridesWithoutRedis(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- o.Run(ctx) }()
 	server.Kill()
-	eventually(t, "it says so", func() bool { return strings.Contains(log.String(), "cannot be read") })
+	polltest.Until(t, "it says so", func() bool { return strings.Contains(log.String(), "cannot be read") })
 	if tier, ok := o.tier("tollgate", Entry{"user", "u"}); !ok || tier != "premium" {
 		t.Error("the copy is gone")
 	}
@@ -112,7 +113,7 @@ func TestOverridesWithoutRedis(t *testing.T) {
 		t.Error("a change without Redis was taken")
 	}
 	server.Start()
-	eventually(t, "it says so", func() bool { return strings.Contains(log.String(), "read again") })
+	polltest.Until(t, "it says so", func() bool { return strings.Contains(log.String(), "read again") })
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -32,11 +33,11 @@ func TestReplicasCountEachOther(t *testing.T) {
 		labs, stops = append(labs, l), append(stops, stop)
 	}
 	for _, l := range labs {
-		eventually(t, "three are seen", func() bool { return testutil.ToFloat64(l.metrics.replicas) == 3 })
+		polltest.Until(t, "three are seen", func() bool { return testutil.ToFloat64(l.metrics.replicas) == 3 })
 	}
 	stops[2]()
 	for _, l := range labs[:2] {
-		eventually(t, "two are left", func() bool { return l.replicas.count() == 2 })
+		polltest.Until(t, "two are left", func() bool { return l.replicas.count() == 2 })
 	}
 	server.Kill()
 	granted := 0
@@ -74,7 +75,7 @@ func TestReplicas(t *testing.T) {
 			if n, err := s.Beat(t.Context(), "b", time.Minute); err != nil || n != 1 {
 				t.Fatalf("%d, %v", n, err)
 			}
-			eventually(t, "one that is silent is forgotten", func() bool {
+			polltest.Until(t, "one that is silent is forgotten", func() bool {
 				n, err := s.Beat(t.Context(), "c", time.Millisecond)
 				return err == nil && n == 1
 			})

@@ -30,7 +30,7 @@ func eachStore(t *testing.T, test func(t *testing.T, s Store)) {
 		t.Cleanup(func() { _ = client.Close() })
 		t.Run(name, func(t *testing.T) { test(t, NewRedis(client, false)) })
 		t.Run(name+" batched", func(t *testing.T) {
-			test(t, newBatcher(NewRedis(client, false), 10*time.Second, time.Now, func(int, time.Duration, error) {}))
+			test(t, newBatcher(NewRedis(client, false), 10*time.Second, time.Now, func(int, time.Time, error) {}))
 		})
 		t.Run(name+" in steps", func(t *testing.T) { test(t, NewRedis(client, true)) })
 	}
