@@ -115,4 +115,3 @@ func (b *broken) count() int {
 	defer b.mu.Unlock()
 	return b.calls
 }
-
