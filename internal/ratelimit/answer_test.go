@@ -23,7 +23,7 @@ func TestHeaders(t *testing.T) {
 		t.Error(diff)
 	}
 	got(of("free", "u\r\nx: y", "x").with(9))
-	l.clock.advance(time.Microsecond)
+	l.clock.Advance(time.Microsecond)
 	if diff := cmp.Diff(map[string]string{
 		HeaderPolicy: policy, HeaderState: `"minute";r=0;t=6`, HeaderLimit: "10", HeaderRemaining: "0", HeaderReset: "6", HeaderRetryAfter: "6",
 	}, got(of("free", "u\r\nx: y", "x"))); diff != "" {

@@ -69,10 +69,10 @@ func TestTheLastAllowedTellsTheNextDenial(t *testing.T) {
 			t.Errorf("request %d: %d calls", i, n)
 		}
 		if !want {
-			l.clock.advance(denialAge / 2)
+			l.clock.Advance(denialAge / 2)
 		}
 		if i%3 == 1 {
-			l.clock.advance(5 * time.Second)
+			l.clock.Advance(5 * time.Second)
 		}
 	}
 	// One who asks for less than is left is not denied.
@@ -100,8 +100,8 @@ func TestDenialsEndExactly(t *testing.T) {
 		if a.Allowed != b.Allowed || a.Statuses[0].Reset != b.Statuses[0].Reset || a.Statuses[0].Remaining != b.Statuses[0].Remaining {
 			t.Fatalf("request %d: %+v with a memory, %+v without", i, a, b)
 		}
-		with.clock.advance(step)
-		without.clock.advance(step)
+		with.clock.Advance(step)
+		without.clock.Advance(step)
 	}
 	if remembered < 100 {
 		t.Errorf("only %d denials came from memory", remembered)
@@ -129,7 +129,7 @@ func TestDenialsOfOthers(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 	// So does one with a denial of long ago: someone else may have refunded.
-	l.clock.advance(denialAge + time.Millisecond)
+	l.clock.Advance(denialAge + time.Millisecond)
 	if got := l.decide(request(of("free", "u", "x"))); got.Path != PathExact || got.Allowed {
 		t.Errorf("%+v", got)
 	}
@@ -143,7 +143,7 @@ func TestDenialsThatLast(t *testing.T) {
 	before := store.count()
 	for range 50 {
 		l.decide(request(of("free", "u", "x").with(10))) // not before a minute has passed
-		l.clock.advance(time.Second)
+		l.clock.Advance(time.Second)
 	}
 	if asked := store.count() - before; asked > 15 {
 		t.Errorf("%d calls in 50 s", asked)
@@ -152,7 +152,7 @@ func TestDenialsThatLast(t *testing.T) {
 	refund := of("free", "u", "x").with(10)
 	refund.Refund = true
 	other.decide(request(refund))
-	l.clock.advance(denialAgeMost)
+	l.clock.Advance(denialAgeMost)
 	if got := l.decide(request(of("free", "u", "x").with(10))); !got.Allowed {
 		t.Errorf("%+v", got)
 	}
@@ -169,7 +169,7 @@ func TestDenialsConfirmedBehindTheRequest(t *testing.T) {
 	}
 	before := store.count()
 	for tick := range 100 { // 40 s
-		l.clock.advance(400 * time.Millisecond)
+		l.clock.Advance(400 * time.Millisecond)
 		for i := range 2 * MaxBatch {
 			if got := l.decide(user(i)); got.Allowed || got.Path != PathDenied {
 				t.Fatalf("tick %d, user %d: %+v", tick, i, got)
@@ -207,7 +207,7 @@ func TestDenialsConfirmedInTheBackground(t *testing.T) {
 		return s.known[first(p.active[0]).Key]
 	}
 	old := key()
-	l.clock.advance(denialAge - denialAge/8)
+	l.clock.Advance(denialAge - denialAge/8)
 	if got := l.decide(request(of("free", "u", "x").with(10))); got.Path != PathDenied {
 		t.Fatalf("%+v", got)
 	}
@@ -249,7 +249,7 @@ func TestConfirmationsThatFail(t *testing.T) {
 			l, store := newDenyingLab(t)
 			l.decide(req)
 			l.decide(req)
-			l.clock.advance(denialAge - denialAge/8)
+			l.clock.Advance(denialAge - denialAge/8)
 			if got := l.decide(req); got.Path != PathDenied || len(l.denials.due) != 1 {
 				t.Fatalf("%+v, %d asked", got, len(l.denials.due))
 			}
@@ -261,7 +261,7 @@ func TestConfirmationsThatFail(t *testing.T) {
 			if got := l.decide(req); got.Path != c.want || got.Allowed != c.allowed {
 				t.Errorf("%+v", got)
 			}
-			l.clock.advance(denialAge / 4)
+			l.clock.Advance(denialAge / 4)
 			store.set(nil)
 			l.guard.close()
 			if got := l.decide(req); c.want == PathDenied && got.Path != PathExact {

@@ -26,7 +26,7 @@ func TestDenialsAreLoggedInPart(t *testing.T) {
 	if len(got) != 2 || !strings.Contains(got[0], `msg="request denied by a limit" domain=tollgate path=deny_cache unlogged=0 rule=tier.free limit=minute reset=6s subject_hash=`) || strings.Contains(got[1], "path=exact") {
 		t.Errorf("%q", got)
 	}
-	l.clock.advance(time.Second)
+	l.clock.Advance(time.Second)
 	l.decide(request(of("free", "ada", "x")))
 	later := lines()
 	if len(later) != 1 || !strings.Contains(later[0], "unlogged=3 ") {

@@ -50,7 +50,7 @@ func newTwins(t testing.TB, rules *Rules, change ...func(*Options)) (w twins) {
 func (w twins) override(user, tier string) {
 	for _, l := range w {
 		l.overrides.current.Store(&map[overridden]TierOverride{
-			{"tollgate", Entry{"user", user}}: {Tier: tier, Until: l.clock.now().Add(time.Hour)},
+			{"tollgate", Entry{"user", user}}: {Tier: tier, Until: l.clock.Now().Add(time.Hour)},
 		})
 	}
 }
@@ -69,7 +69,7 @@ func TestMemoryIsExact(t *testing.T) {
 		w := newTwins(t, rules[0], func(o *Options) { o.LeaseLife = lease })
 		var others twins
 		for i := range others {
-			others[i] = newLab(t, rules[0], func(o *Options) { o.Store, o.Now, o.Timeout = w[i].store, w[i].clock.now, time.Minute })
+			others[i] = newLab(t, rules[0], func(o *Options) { o.Store, o.Now, o.Timeout = w[i].store, w[i].clock.Now, time.Minute })
 		}
 		pick := func(label string, of ...string) string { return rapid.SampledFrom(of).Draw(rt, label) }
 		descriptor := func() Descriptor {
@@ -116,7 +116,7 @@ func TestMemoryIsExact(t *testing.T) {
 			case step < 9:
 				d := time.Duration(rapid.SampledFrom([]int{1, 5_000, 300_000, 800_000, 2_000_000, 7_000_000}).Draw(rt, "time")) * time.Microsecond
 				for _, l := range w {
-					l.clock.advance(d)
+					l.clock.Advance(d)
 				}
 			default:
 				req := request(descriptor())
@@ -156,7 +156,7 @@ func TestMemoryLeavesLeases(t *testing.T) {
 	for i, l := range w {
 		l.decide(ask(1))
 		l.decide(ask(1)) // and a lease
-		other := newLab(t, rules, func(o *Options) { o.Store, o.Now, o.Timeout = l.store, l.clock.now, time.Minute })
+		other := newLab(t, rules, func(o *Options) { o.Store, o.Now, o.Timeout = l.store, l.clock.Now, time.Minute })
 		other.decide(ask(uint64(other.decide(ask(0)).Statuses[0].Remaining)))
 		if got := l.decide(ask(30_000)); got.Allowed {
 			t.Fatalf("%+v", got)

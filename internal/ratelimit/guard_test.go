@@ -13,7 +13,7 @@ import (
 // together do not end its use; the same in a row do.
 func TestOneStallIsOneFailure(t *testing.T) {
 	l := newLab(t, mustLoad(t, shipped), func(o *Options) { o.Failures = 3 })
-	gone, at := errors.New("gone"), l.clock.now()
+	gone, at := errors.New("gone"), l.clock.Now()
 	call := func(start, end time.Duration) { l.guard.failed(at.Add(start), at.Add(end), gone) }
 	for i := range time.Duration(5) {
 		call(i*time.Millisecond, (20+i)*time.Millisecond)

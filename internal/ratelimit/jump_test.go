@@ -16,8 +16,8 @@ func TestClockJumps(t *testing.T) {
 			store := newClock()
 			l := newLab(t, mustParse(t, `domain: tollgate
 tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{unit: minute, requests_per_unit: 600, path: leased}]}]}`),
-				func(o *Options) { o.Store, o.LeaseLife, o.Denials = NewMemory(100, store.now), time.Second, 100 })
-			advance := func(d time.Duration) { l.clock.advance(d); store.advance(d) }
+				func(o *Options) { o.Store, o.LeaseLife, o.Denials = NewMemory(100, store.Now), time.Second, 100 })
+			advance := func(d time.Duration) { l.clock.Advance(d); store.Advance(d) }
 			drain := func() (granted int) {
 				for l.decide(request(of("a", "u", "x"))).Allowed {
 					granted++
@@ -31,7 +31,7 @@ tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{u
 			for range 20 { // a lease is held when the clock jumps
 				l.decide(request(of("a", "u", "x")))
 			}
-			store.advance(jump)
+			store.Advance(jump)
 			// A denial, or a lease, of before is known for a second at most.
 			first := drain()
 			advance(2 * time.Second)

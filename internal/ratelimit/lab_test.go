@@ -10,40 +10,24 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/tollgate-proxy/tollgate/internal/clocktest"
 )
 
-// clock is a time that tests move.
-type clock struct {
-	mu sync.Mutex
-	at time.Time
-}
-
-func newClock() *clock { return &clock{at: time.Unix(1_800_000_000, 0)} }
-
-func (c *clock) now() time.Time {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.at
-}
-
-func (c *clock) advance(d time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.at = c.at.Add(d)
-}
+func newClock() *clocktest.Clock { return clocktest.New(time.Unix(1_800_000_000, 0)) }
 
 // lab is a limiter over a store in memory and a clock of its own.
 type lab struct {
 	*Limiter
 	t        testing.TB
-	clock    *clock
+	clock    *clocktest.Clock
 	registry *prometheus.Registry
 }
 
 func newLab(t testing.TB, rules *Rules, change ...func(*Options)) *lab {
 	t.Helper()
 	c, reg := newClock(), prometheus.NewRegistry()
-	o := Options{Rules: rules, Store: NewMemory(1e6, c.now), Now: c.now, Log: slog.New(slog.DiscardHandler), Metrics: reg}
+	o := Options{Rules: rules, Store: NewMemory(1e6, c.Now), Now: c.Now, Log: slog.New(slog.DiscardHandler), Metrics: reg}
 	for _, f := range change {
 		f(&o)
 	}

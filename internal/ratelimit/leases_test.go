@@ -70,14 +70,14 @@ func TestUnusedLeasesGoBack(t *testing.T) {
 	if got := stored(user); got <= 100 {
 		t.Fatalf("no lease: the store was charged %d", got)
 	}
-	l.clock.advance(2 * time.Second)
+	l.clock.Advance(2 * time.Second)
 	l.giveBack(t.Context(), l.leases.sweep(l.now().Sub(l.began), false))
 	if u, s := stored(user), stored(system); u != 100 || s != 100 {
 		t.Errorf("charged %d and %d after unused tokens went back, want 100", u, s)
 	}
 	// What nobody asks for is forgotten.
 	for range 3 {
-		l.clock.advance(2 * time.Second)
+		l.clock.Advance(2 * time.Second)
 		l.leases.sweep(l.now().Sub(l.began), false)
 	}
 	for i := range l.leases.shards {
@@ -211,11 +211,11 @@ tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{u
 	leased := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		c := newClock()
-		store := NewMemory(1e6, c.now)
+		store := NewMemory(1e6, c.Now)
 		replicas := make([]*Limiter, rapid.IntRange(1, 4).Draw(rt, "replicas"))
 		for i := range replicas {
 			l, err := NewLimiter(Options{
-				Rules: rules, Store: store, Now: c.now, LeaseLife: time.Second, Replicas: len(replicas),
+				Rules: rules, Store: store, Now: c.Now, LeaseLife: time.Second, Replicas: len(replicas),
 				Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 			})
 			if err != nil {
@@ -225,7 +225,7 @@ tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{u
 		}
 		ideal := Charge{Capacity: limit.capacity}
 		for range rapid.IntRange(1, 200).Draw(rt, "steps") {
-			c.advance(time.Duration(rapid.OneOf(rapid.Just(0), rapid.IntRange(0, 3000)).Draw(rt, "milliseconds")) * time.Millisecond)
+			c.Advance(time.Duration(rapid.OneOf(rapid.Just(0), rapid.IntRange(0, 3000)).Draw(rt, "milliseconds")) * time.Millisecond)
 			l, hits := replicas[rapid.IntRange(0, len(replicas)-1).Draw(rt, "replica")], rapid.Uint64Range(1, 3).Draw(rt, "hits")
 			for range rapid.OneOf(rapid.Just(1), rapid.IntRange(1, 600)).Draw(rt, "requests") {
 				req, dec := request(of("a", "u", "x").with(hits)), Decision{}
@@ -241,7 +241,7 @@ tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{u
 				ideal.Need = limit.worth(hits)
 				ideal.Cost = ideal.Need
 				d := &Demand{Charges: []Charge{ideal}}
-				Decide(c.now().UnixMicro(), d)
+				Decide(c.Now().UnixMicro(), d)
 				if ideal.Level = d.Charges[0].Level; !d.Allowed {
 					rt.Fatalf("%d hits granted (%v) that the bucket does not hold", hits, dec.Path)
 				}
@@ -262,7 +262,7 @@ tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{u
 	back := 0
 	for at := range seconds * rate {
 		for u := range users {
-			l.clock.advance(time.Second / users / rate)
+			l.clock.Advance(time.Second / users / rate)
 			l.decide(request(of("a", fmt.Sprint("u", u), "x")))
 		}
 		if at%rate == 0 {

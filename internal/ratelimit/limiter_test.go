@@ -29,11 +29,11 @@ func TestTiers(t *testing.T) {
 		}
 		// Exactly at the time told, and not before, the same request passes.
 		wait := time.Minute / time.Duration(limit)
-		l.clock.advance(wait - time.Microsecond)
+		l.clock.Advance(wait - time.Microsecond)
 		if l.decide(request(of(tier, "u", "default"))).Allowed {
 			t.Errorf("tier %q: allowed too early", tier)
 		}
-		l.clock.advance(time.Microsecond)
+		l.clock.Advance(time.Microsecond)
 		if !l.decide(request(of(tier, "u", "default"))).Allowed {
 			t.Errorf("tier %q: denied at the time told", tier)
 		}
@@ -47,7 +47,7 @@ func TestHourWindowDeniesLongest(t *testing.T) {
 		if l.decide(request(of("free", "u", "x"))).Allowed {
 			allowed++
 		}
-		l.clock.advance(6 * time.Second)
+		l.clock.Advance(6 * time.Second)
 	}
 	// 200 times 6 s: the minute refills each time; the hour gives 100 and a
 	// third of 100 back.
@@ -70,7 +70,7 @@ func TestStatusShowsTheWindowWithTheLeast(t *testing.T) {
 		if s.Limit.Unit != want.unit || s.Remaining != want.left {
 			t.Errorf("%s with %d left, want %s with %d", s.Limit.Unit, s.Remaining, want.unit, want.left)
 		}
-		l.clock.advance(time.Second)
+		l.clock.Advance(time.Second)
 	}
 }
 
@@ -183,7 +183,7 @@ tiers: {entry: tier, subjects: [user], default: a, table: [{name: a, limits: [{u
 	if got := l.decide(request(of("a", "2", "x").with(0))).Statuses[0].Remaining; got != 4 {
 		t.Errorf("the system has %d left", got)
 	}
-	l.clock.advance(time.Second)
+	l.clock.Advance(time.Second)
 	if got := l.decide(request(of("a", "2", "x").with(0))).Statuses[0].Remaining; got != 8 {
 		t.Errorf("the user has %d left", got)
 	}

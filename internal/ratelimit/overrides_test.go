@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/clocktest"
 	"github.com/tollgate-proxy/tollgate/internal/logtest"
 	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
@@ -20,16 +21,16 @@ func TestOverrides(t *testing.T) {
 			client := redis.NewClient(&redis.Options{Addr: start(t)})
 			defer client.Close()
 			// The real clock begins it: Redis ends keys by its own.
-			c := &clock{at: time.Now()}
-			writer := NewOverrides(client, time.Second, c.now, slog.New(slog.DiscardHandler))
-			reader := NewOverrides(client, time.Second, c.now, slog.New(slog.DiscardHandler))
+			c := clocktest.New(time.Now())
+			writer := NewOverrides(client, time.Second, c.Now, slog.New(slog.DiscardHandler))
+			reader := NewOverrides(client, time.Second, c.Now, slog.New(slog.DiscardHandler))
 			l := newLab(t, mustLoad(t, shipped), func(o *Options) { o.Overrides = reader })
 			size := func(user string) uint32 {
 				return l.decide(request(of("free", user, "x").with(0))).Statuses[0].Limit.Tokens
 			}
 			set := func(user, tier string, d time.Duration) {
 				t.Helper()
-				if err := writer.Set(t.Context(), TierOverride{Domain: "tollgate", Subject: Entry{"user", user}, Tier: tier, Until: c.now().Add(d)}); err != nil {
+				if err := writer.Set(t.Context(), TierOverride{Domain: "tollgate", Subject: Entry{"user", user}, Tier: tier, Until: c.Now().Add(d)}); err != nil {
 					t.Fatal(err)
 				}
 				if err := reader.Poll(t.Context()); err != nil {
@@ -54,7 +55,7 @@ func TestOverrides(t *testing.T) {
 				t.Errorf("the key lives for %s", ttl)
 			}
 			// An end is seen at once, without a poll; the next one forgets it.
-			c.advance(time.Minute)
+			c.Advance(time.Minute)
 			if got := size("b"); got != 10 {
 				t.Errorf("after its end: %d", got)
 			}

@@ -15,7 +15,7 @@ const slidingRules = "domain: tollgate\n" +
 func TestSlidingWindow(t *testing.T) {
 	l := newLab(t, mustParse(t, slidingRules)) // It begins at the beginning of a minute.
 	ask := func(hits uint64) *Decision { return l.decide(request(of("free", "u", "x").with(hits))) }
-	l.clock.advance(30 * time.Second)
+	l.clock.Advance(30 * time.Second)
 	if dec := ask(60); !dec.Allowed || dec.Statuses[0].Remaining != 0 || dec.Statuses[0].Reset != 90*time.Second {
 		t.Fatalf("all of it: %+v", dec)
 	}
@@ -23,18 +23,18 @@ func TestSlidingWindow(t *testing.T) {
 	if dec.Allowed || dec.Statuses[0].Reset < 31*time.Second || dec.Statuses[0].Reset > 31*time.Second+2*time.Microsecond {
 		t.Fatalf("one more: %+v; one of 60 fades within the first second of the next window", dec)
 	}
-	l.clock.advance(45 * time.Second) // A quarter of the next window.
+	l.clock.Advance(45 * time.Second) // A quarter of the next window.
 	for i := range 16 {
 		// 45 of the 60 count still.
 		if dec := ask(1); dec.Allowed != (i < 15) {
 			t.Fatalf("request %d in the next window: %+v", i+1, dec)
 		}
 	}
-	l.clock.advance(time.Minute) // 15 of the window before, three quarters of which count.
+	l.clock.Advance(time.Minute) // 15 of the window before, three quarters of which count.
 	if dec := ask(0); dec.Statuses[0].Remaining != 48 {
 		t.Errorf("%+v", dec)
 	}
-	l.clock.advance(time.Minute)
+	l.clock.Advance(time.Minute)
 	if dec := ask(60); !dec.Allowed {
 		t.Errorf("two windows later: %+v", dec)
 	}
@@ -43,7 +43,7 @@ func TestSlidingWindow(t *testing.T) {
 func TestSlidingWindowReset(t *testing.T) {
 	l := newLab(t, mustParse(t, slidingRules), func(o *Options) { o.Denials = 100 })
 	l.decide(request(of("free", "u", "x").with(60)))
-	l.clock.advance(time.Minute)
+	l.clock.Advance(time.Minute)
 	if dec := l.decide(request(of("free", "u", "x").with(1))); dec.Allowed {
 		t.Fatalf("%+v", dec)
 	}
@@ -71,8 +71,8 @@ func TestSlidingDenialsEndExactly(t *testing.T) {
 			t.Fatalf("request %d: %+v with a memory, %+v without", i, a, b)
 		}
 		step := []time.Duration{time.Microsecond, 10 * time.Millisecond, 400 * time.Millisecond, 6 * time.Second}[i%4]
-		with.clock.advance(step)
-		without.clock.advance(step)
+		with.clock.Advance(step)
+		without.clock.Advance(step)
 	}
 	if remembered < 100 {
 		t.Errorf("only %d denials came from memory", remembered)
