@@ -5,7 +5,10 @@
 // process does then is the caller's answer, call by call. Monitor keeps the health
 // component "redis" and the metric tollgate_redis_up true without traffic.
 // Calls are not retried by the client: a retry on a request's way would be paid
-// by the request's deadline, and a script that charges must not run twice.
+// by the request's deadline, and a script that charges must not run twice. A
+// client of a Cluster does not hold to that: as it follows redirects, it sends again
+// what got no answer. A command that must not run twice there says so itself
+// (NoRetry), or does no harm when it does.
 package redisconn
 
 import (

@@ -20,6 +20,7 @@ import (
 	"context"
 	"crypto/rand"
 	"log/slog"
+	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -173,6 +174,8 @@ type bucket struct {
 	used   time.Time // of the last report of a request
 	given  assignment
 	report uint64 // the last one that had it
+	// owed is how many requests were reported and could not be charged.
+	owed uint64
 	// abandoned is whether the Envoy is told to forget it.
 	abandoned bool
 	// assigned is whether given holds; free is whether nothing limits the bucket.
@@ -300,12 +303,19 @@ func (e *envoy) spend(ctx context.Context, used []usage) ([]ratelimit.Quota, [][
 	now := s.o.Now()
 	usages := make([]ratelimit.Usage, len(used))
 	for i, u := range used {
-		usages[i] = ratelimit.Usage{Entries: u.entries, Requests: u.said.GetNumRequestsAllowed()}
+		usages[i] = ratelimit.Usage{Entries: u.entries, Requests: min(u.said.GetNumRequestsAllowed(), math.MaxUint64-u.bucket.owed) + u.bucket.owed}
 		if !u.bucket.seen.IsZero() {
 			usages[i].Over = now.Sub(u.bucket.seen)
 		}
 	}
 	quotas, err := s.o.Limiter.Spend(ctx, e.domain, usages)
+	for i, u := range used {
+		// What some calls charged before one failed is charged again: that grants
+		// less, never more.
+		if u.bucket.owed = 0; err != nil {
+			u.bucket.owed = usages[i].Requests
+		}
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -315,7 +325,7 @@ func (e *envoy) spend(ctx context.Context, used []usage) ([]ratelimit.Quota, [][
 		if q.Free {
 			continue
 		}
-		u.bucket.observe(float64(u.said.GetNumRequestsAllowed()+u.said.GetNumRequestsDenied())*float64(max(q.Cost, 1)), now)
+		u.bucket.observe((float64(usages[i].Requests)+float64(u.said.GetNumRequestsDenied()))*float64(max(q.Cost, 1)), now)
 		u.bucket.key = q.Key
 		parts = append(parts, ratelimit.Part{Key: q.Key, Name: u.bucket.name, Demand: u.bucket.demand})
 	}

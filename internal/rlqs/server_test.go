@@ -293,6 +293,27 @@ func TestWithoutRedis(t *testing.T) {
 	rate(t, p.ask(9, 0, "user", "new"))
 }
 
+// What was let through while Redis was gone is charged when it is back.
+func TestUsageWithoutRedisIsOwed(t *testing.T) {
+	b := newBench(t, redistest.Server(t), 100)
+	p := b.open(t)
+	ada := []string{"user", "ada", "tier", "slow"}
+	p.ask(1, 0, ada...)
+	b.limiter.set(errors.New("gone"))
+	for range 2 {
+		b.clock.Advance(5 * time.Second)
+		p.ask(2, 0, ada...)
+	}
+	b.limiter.set(nil)
+	b.clock.Advance(5 * time.Second)
+	p.ask(1, 0, ada...)
+	p.ask(1, 0, ada...)
+	states, err := b.real.State(t.Context(), "d", []ratelimit.Entry{{Key: "tier", Value: "slow"}, {Key: "user", Value: "ada"}})
+	if err != nil || len(states) != 1 || states[0].Remaining != 3 {
+		t.Errorf("%+v, %v", states, err)
+	}
+}
+
 func TestStreamEnds(t *testing.T) {
 	b := newBench(t, redistest.Server(t), 100)
 	expect := func(p *peer, want codes.Code) {
