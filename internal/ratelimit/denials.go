@@ -78,12 +78,14 @@ func first(d *Demand) *Charge {
 }
 
 // returned notes that something was, or may have been, returned to the demand's
-// buckets: what is remembered of them, by whatever demand, holds no more.
-func (ds *denials) returned(d *Demand) {
-	ds.all.Add(1)
+// buckets: what is remembered of them, by whatever demand, holds no more. It tells
+// how often that was noted.
+func (ds *denials) returned(d *Demand) uint64 {
+	all := ds.all.Add(1)
 	for i := range d.Charges {
 		ds.returnsOf(d.Charges[i].Key).Add(1)
 	}
+	return all
 }
 
 func (ds *denials) returnsOf(key string) *atomic.Uint32 {

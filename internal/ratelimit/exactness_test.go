@@ -207,6 +207,9 @@ func TestMemoryEndsWithWhatComesBack(t *testing.T) {
 	if got := l.decide(request(u, v)); got.Path != PathExact {
 		t.Errorf("%+v", got)
 	}
+	if got := l.decide(request(u, v)); got.Path != PathDenied {
+		t.Errorf("what it gave back itself hides its denial: %+v", got)
+	}
 	ds, d := newDenials(1000), ask(0, "k")
 	d.Now = 1
 	before := ds.all.Load()

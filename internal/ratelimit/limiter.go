@@ -372,8 +372,12 @@ func (l *Limiter) exact(ctx context.Context, p *plan) bool {
 	}
 	decided := l.take(ctx, p)
 	for _, d := range p.active {
-		if p.refunds || d.Returned {
-			l.returned(d)
+		if l.denials == nil || !p.refunds && !d.Returned {
+			continue
+		}
+		// It may be remembered itself, where nobody else returned anything.
+		if all := l.denials.returned(d); all == p.returns+1 {
+			p.returns = all
 		}
 	}
 	return decided
