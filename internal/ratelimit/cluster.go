@@ -18,35 +18,33 @@ type part struct {
 }
 
 // inSteps decides demands whose buckets may live on several servers: of each,
-// one part after the other. Each step is one pipeline, however many demands
-// there are.
+// first the parts of its own, then those that it shares with everybody. Each step
+// is one pipeline, however many demands and parts there are.
 func (r *Redis) inSteps(ctx context.Context, demands []*Demand) error {
-	parts, steps := make([][]*part, len(demands)), 0
+	parts := make([][]*part, len(demands))
 	for i, d := range demands {
 		parts[i] = byTag(d.Charges)
-		steps = max(steps, len(parts[i]))
 		d.Allowed, d.Now, d.Returned = true, 0, false
 	}
-	for step := range steps {
+	for _, shared := range []bool{false, true} {
 		var asked []*part
 		for i, d := range demands {
-			if step >= len(parts[i]) {
-				continue
-			}
-			p := parts[i][step]
-			if p.look = !d.Allowed; p.look {
-				for j := range p.Charges {
-					p.Charges[j].Cost = 0
+			for _, p := range parts[i] {
+				if p.Charges[0].Shared == shared {
+					p.lookOnly(!d.Allowed)
+					asked = append(asked, p)
 				}
 			}
-			asked = append(asked, p)
+		}
+		if len(asked) == 0 {
+			continue
 		}
 		if err := r.runAll(ctx, asked); err != nil {
 			return errors.Join(err, r.giveBack(ctx, demands, parts, func(int) bool { return true }))
 		}
 		for i, d := range demands {
-			if step < len(parts[i]) {
-				d.Allowed = d.Allowed && parts[i][step].Allowed
+			for _, p := range parts[i] {
+				d.Allowed = d.Allowed && (p.Allowed || p.Charges[0].Shared != shared)
 			}
 		}
 	}
@@ -59,6 +57,15 @@ func (r *Redis) inSteps(ctx context.Context, demands []*Demand) error {
 		}
 	}
 	return nil
+}
+
+// lookOnly makes the part ask for the state alone, if so.
+func (p *part) lookOnly(look bool) {
+	if p.look = look; look {
+		for i := range p.Charges {
+			p.Charges[i].Cost = 0
+		}
+	}
 }
 
 // tell gives the demand what its part found.

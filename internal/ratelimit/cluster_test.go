@@ -224,7 +224,7 @@ func TestClusterInPipelines(t *testing.T) {
 func TestClusterOverANetwork(t *testing.T) {
 	whole := startCluster(t)
 	for name, f := range map[string]func(*testing.T, *redis.ClusterClient){
-		"sharers": sharersOnACluster, "without the script": clusterWithoutTheScript,
+		"sharers": sharersOnACluster, "several subjects": severalSubjectsOnACluster, "without the script": clusterWithoutTheScript,
 		"returns hold up nobody": returnsHoldUpNobody, "nothing runs twice": clusterRunsNothingTwice,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -387,5 +387,36 @@ func clusterRunsNothingTwice(t *testing.T, whole *redis.ClusterClient) {
 			t.Errorf("%s: sent %d times, %s is taken", name, sent.Load()-before, time.Duration(left)*time.Microsecond)
 		}
 		take(t, NewRedis(whole, true), demand(-10*hour))
+	}
+}
+
+// severalSubjectsOnACluster: what a request asks of several subjects, which live
+// on several servers, takes no round trip for each.
+func severalSubjectsOnACluster(t *testing.T, client *redis.ClusterClient) {
+	store, hook := NewRedis(client, true), &pipelines{}
+	if err := store.Load(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	client.AddHook(hook)
+	demand := func() *Demand {
+		d := userAndSystem("u0", 100)
+		for i := range 6 {
+			c := d.Charges[0]
+			c.Key, c.Capacity = fmt.Sprintf("{u%d}", i+1), int64(i+1)*hour
+			d.Charges = append(d.Charges, c)
+		}
+		return d
+	}
+	first, second := demand(), demand() // u1 has one token only
+	if take(t, store, first); !first.Allowed || hook.count != 2 {
+		t.Errorf("allowed %t in %d round trips", first.Allowed, hook.count)
+	}
+	if take(t, store, second); second.Allowed || hook.count != 5 {
+		t.Errorf("allowed %t in %d round trips", second.Allowed, hook.count-2)
+	}
+	for i, c := range second.Charges {
+		if taken := c.Level - second.Now; taken > hour || taken < hour/2 {
+			t.Errorf("%d is taken from bucket %d", taken, i)
+		}
 	}
 }

@@ -23,10 +23,10 @@ const MaxBatch = 64
 // clock of the server, never its own. Use [NewRedis].
 //
 // All buckets of a demand are decided in one script. On a Cluster a script
-// may only touch keys with the same hash tag, so there the buckets of a user
-// and those of the system are charged in two steps, the user's first, and
-// what the first step took is returned where the second denies. All demands of
-// a call take each step together, in one pipeline.
+// may only touch keys with the same hash tag, so there the buckets of users
+// and those of the system are charged in two steps, the users' first, each user's
+// by a script of its own, and what was taken is returned where any script denies.
+// All demands of a call take each step together, in one pipeline.
 type Redis struct {
 	client  redis.UniversalClient
 	script  *redis.Script
