@@ -33,6 +33,14 @@ func TestEnvoyproxyGrammar(t *testing.T) {
 			t.Errorf("wildcard %d: %+v", i, dec)
 		}
 	}
+	for i := range 2 {
+		if dec := ask("404", "yes"); !dec.Allowed || dec.Statuses[0].Over != (i > 0) {
+			t.Errorf("numbers and words %d: %+v", i, dec)
+		}
+	}
+	if s := ask("405", "x").Statuses[0]; s.Rule == nil || !s.Rule.Unlimited {
+		t.Errorf("%+v", s)
+	}
 	number, vip := Descriptor{Entries: []Entry{{"to_number", "7"}}}, Descriptor{Entries: []Entry{{"vip", "7"}}}
 	if dec := l.decide(Request{Domain: "edge", Hits: 200, Descriptors: []Descriptor{number}}); dec.Allowed {
 		t.Error("200 of 100 were allowed")

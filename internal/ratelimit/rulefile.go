@@ -1,6 +1,7 @@
 package ratelimit
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -21,11 +22,31 @@ func (t *Text) UnmarshalText(b []byte) error {
 // Allowed says what a faulty value should be.
 func (Text) Allowed() string { return "a single value" }
 
+// Switch is true or false in any of the words that YAML 1.1 has for them:
+// existing files say yes and on too.
+type Switch bool
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (s *Switch) UnmarshalText(b []byte) error {
+	switch strings.ToLower(string(b)) {
+	case "true", "yes", "on", "y":
+		*s = true
+	case "false", "no", "off", "n":
+		*s = false
+	default:
+		return errors.New("neither")
+	}
+	return nil
+}
+
+// Allowed says what a faulty value should be.
+func (Switch) Allowed() string { return "true or false" }
+
 // RuleFile is a rule file: the limits of one domain, in the grammar of
 // envoyproxy/ratelimit with tiers, costs, system, limits, burst, algorithm
 // and cost added.
 type RuleFile struct {
-	Domain      string           `yaml:"domain" doc:"Name that requests carry; one domain may be spread over several files."`
+	Domain      Text             `yaml:"domain" doc:"Name that requests carry; one domain may be spread over several files."`
 	Tiers       *TierTable       `yaml:"tiers" doc:"Limits of each user by tier."`
 	Costs       *CostTable       `yaml:"costs" doc:"What a request costs by its kind."`
 	System      []LimitRule      `yaml:"system" doc:"Limits that all requests of the domain share."`
@@ -63,7 +84,7 @@ type Cost struct {
 
 // LimitRule is one limit.
 type LimitRule struct {
-	Name            string     `yaml:"name" doc:"Identifies the limit to clients and to replaces; the unit where it is not set."`
+	Name            Text       `yaml:"name" doc:"Identifies the limit to clients and to replaces; the unit where it is not set."`
 	Replaces        []Replaces `yaml:"replaces" doc:"Limits, by name, that do not count where this one applies."`
 	Unit            string     `yaml:"unit" doc:"second, minute, hour, day, week, month (30 days) or year (365 days)."`
 	UnitMultiplier  uint32     `yaml:"unit_multiplier" doc:"The window is this many units; 1 where it is not set."`
@@ -71,27 +92,27 @@ type LimitRule struct {
 	Burst           uint32     `yaml:"burst" doc:"Size of the bucket in tokens; requests_per_unit where it is not set."`
 	Algorithm       string     `yaml:"algorithm" doc:"token_bucket (default), fixed_window or sliding_window."`
 	Path            string     `yaml:"path" doc:"exact: every request is decided by the shared store; leased: tokens may be taken in advance; by the bucket's size where it is not set."`
-	Unlimited       bool       `yaml:"unlimited" doc:"No limit; excludes unit, burst and algorithm."`
+	Unlimited       Switch     `yaml:"unlimited" doc:"No limit; excludes unit, burst and algorithm."`
 }
 
 // Replaces names a limit.
 type Replaces struct {
-	Name string `yaml:"name" doc:"Name of the limit that does not count."`
+	Name Text `yaml:"name" doc:"Name of the limit that does not count."`
 }
 
 // DescriptorRule is a node of the rule tree.
 type DescriptorRule struct {
-	Key            string           `yaml:"key" doc:"Key of the entry."`
+	Key            Text             `yaml:"key" doc:"Key of the entry."`
 	Value          Text             `yaml:"value" doc:"Value of the entry; any where it is not set; each * in it stands for any text."`
 	RateLimit      *LimitRule       `yaml:"rate_limit" doc:"Limit of descriptors that end here."`
 	Limits         []LimitRule      `yaml:"limits" doc:"Several limits, all of which must hold; instead of rate_limit."`
 	OnFailure      string           `yaml:"on_failure" doc:"While the shared store is gone: local, allow or deny; the process's own setting where it is not set."`
 	Cost           uint32           `yaml:"cost" doc:"Cost of a request here; the cost table's where it is not set."`
-	ShadowMode     bool             `yaml:"shadow_mode" doc:"Count, but allow what is over the limit."`
-	QuotaMode      bool             `yaml:"quota_mode" doc:"Allow what is over the limit, and name the descriptor in the answer's metadata."`
-	DetailedMetric bool             `yaml:"detailed_metric" doc:"Put the values of entries into the metric's rule label, up to a bound."`
-	ValueToMetric  bool             `yaml:"value_to_metric" doc:"Put this entry's value into the metric's rule label, up to a bound."`
-	ShareThreshold bool             `yaml:"share_threshold" doc:"With a * in the value: all that match share one bucket."`
+	ShadowMode     Switch           `yaml:"shadow_mode" doc:"Count, but allow what is over the limit."`
+	QuotaMode      Switch           `yaml:"quota_mode" doc:"Allow what is over the limit, and name the descriptor in the answer's metadata."`
+	DetailedMetric Switch           `yaml:"detailed_metric" doc:"Put the values of entries into the metric's rule label, up to a bound."`
+	ValueToMetric  Switch           `yaml:"value_to_metric" doc:"Put this entry's value into the metric's rule label, up to a bound."`
+	ShareThreshold Switch           `yaml:"share_threshold" doc:"With a * in the value: all that match share one bucket."`
 	Metadata       map[string]any   `yaml:"metadata" doc:"Anything; it is in the answer's metadata where a limit in quota_mode is exceeded."`
 	Descriptors    []DescriptorRule `yaml:"descriptors" doc:"Rules for the next entry."`
 }
@@ -161,7 +182,7 @@ func (l LimitRule) Validate(r *config.Report) {
 			r.Fault(fmt.Sprintf("replaces[%d].name", i), other.Name, "the name of another limit")
 		}
 	}
-	if !quotable(l.Name) {
+	if !quotable(string(l.Name)) {
 		r.Fault("name", l.Name, "printable ASCII without quotes and backslashes, at most 64 bytes: it stands in a header")
 	}
 	if l.Unlimited {
@@ -201,7 +222,7 @@ func (d DescriptorRule) Validate(r *config.Report) {
 		}
 	}
 	checkFailure(r, "on_failure", d.OnFailure)
-	if d.ShareThreshold && !strings.Contains(string(d.Value), "*") {
+	if bool(d.ShareThreshold) && !strings.Contains(string(d.Value), "*") {
 		r.Fault("share_threshold", true, "only beside a value with a *")
 	}
 	if !plainValue(d.Metadata) {
@@ -263,7 +284,7 @@ const maxLimits = 16
 func checkSiblings(r *config.Report, rules []DescriptorRule) {
 	seen := map[Entry]bool{}
 	for i, d := range rules {
-		e := Entry{d.Key, string(d.Value)}
+		e := Entry{string(d.Key), string(d.Value)}
 		if seen[e] {
 			r.Fault(fmt.Sprintf("descriptors[%d]", i), strings.TrimSuffix(e.Key+"="+e.Value, "="), "a key and value that stand once in a list")
 		}
@@ -275,7 +296,7 @@ func checkSiblings(r *config.Report, rules []DescriptorRule) {
 func (l LimitRule) limit() (Limit, error) {
 	unit, _ := ParseUnit(strings.ToLower(l.Unit))
 	algorithm, _ := ParseAlgorithm(l.Algorithm)
-	limit, err := NewLimit(l.Name, l.RequestsPerUnit, unit, l.UnitMultiplier, l.Burst, algorithm)
+	limit, err := NewLimit(string(l.Name), l.RequestsPerUnit, unit, l.UnitMultiplier, l.Burst, algorithm)
 	limit.Exact, limit.Leased = l.Path == "exact", l.Path == "leased"
 	return limit, err
 }

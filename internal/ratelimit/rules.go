@@ -179,14 +179,14 @@ func Compile(files ...RuleFile) (*Rules, error) {
 	rules := &Rules{domains: map[string]*domain{}, parsed: files}
 	var faults []error
 	for _, f := range files {
-		d := rules.domains[f.Domain]
+		d := rules.domains[string(f.Domain)]
 		if d == nil {
 			d = &domain{
-				name: f.Domain, defaultCost: 1,
+				name: string(f.Domain), defaultCost: 1,
 				unmatched:  &Rule{Name: "none", counters: new(counters)},
 				overridden: &Rule{Name: "override", counters: new(counters)},
 			}
-			rules.domains[f.Domain] = d
+			rules.domains[string(f.Domain)] = d
 		}
 		if err := d.add(f); err != nil {
 			faults = append(faults, fmt.Errorf("domain %q: %w", f.Domain, err))
@@ -247,12 +247,12 @@ func (n *node) add(path string, valued []bool, rules []DescriptorRule) error {
 		n.exact = map[Entry]*node{}
 	}
 	for _, r := range rules {
-		name := path + r.Key
+		name := path + string(r.Key)
 		if r.Value != "" {
 			name += "_" + string(r.Value)
 		}
 		child := &node{}
-		deeper := append(append([]bool(nil), valued...), r.ValueToMetric)
+		deeper := append(append([]bool(nil), valued...), bool(r.ValueToMetric))
 		rule, err := compileRule(name, r)
 		if err != nil {
 			return fmt.Errorf("descriptor %s: %w", name, err)
@@ -260,7 +260,7 @@ func (n *node) add(path string, valued []bool, rules []DescriptorRule) error {
 		if child.rule = rule; rule != nil {
 			rule.valued = deeper
 		}
-		e := Entry{r.Key, string(r.Value)}
+		e := Entry{string(r.Key), string(r.Value)}
 		if _, twice := n.exact[e]; twice {
 			return fmt.Errorf("descriptor %s stands in two files", name)
 		}
@@ -288,16 +288,16 @@ func compileRule(name string, r DescriptorRule) (*Rule, error) {
 		return nil, nil //nolint:nilnil // A node without a limit has no rule.
 	}
 	rule := &Rule{
-		Name: name, cost: uint64(r.Cost), detailed: r.DetailedMetric,
-		Shadow: r.ShadowMode, Quota: r.QuotaMode, Metadata: r.Metadata, Unlimited: limits[0].Unlimited,
+		Name: name, cost: uint64(r.Cost), detailed: bool(r.DetailedMetric),
+		Shadow: bool(r.ShadowMode), Quota: bool(r.QuotaMode), Metadata: r.Metadata, Unlimited: bool(limits[0].Unlimited),
 		OnFailure: FailureMode(r.OnFailure), counters: new(counters),
 	}
 	for _, l := range limits {
 		if l.Name != "" {
-			rule.names = append(rule.names, l.Name)
+			rule.names = append(rule.names, string(l.Name))
 		}
 		for _, other := range l.Replaces {
-			rule.replaces = append(rule.replaces, other.Name)
+			rule.replaces = append(rule.replaces, string(other.Name))
 		}
 	}
 	if rule.Unlimited {
