@@ -14,18 +14,20 @@ import (
 func TestOneStallIsOneFailure(t *testing.T) {
 	l := newLab(t, mustLoad(t, shipped), func(o *Options) { o.Failures = 3 })
 	gone, at := errors.New("gone"), l.clock.Now()
-	call := func(start, end time.Duration) { l.guard.failed(at.Add(start), at.Add(end), gone) }
-	for i := range time.Duration(5) {
-		call(i*time.Millisecond, (20+i)*time.Millisecond)
+	call := func(start, end int64) {
+		l.guard.failed(at.Add(time.Duration(start)*time.Millisecond), at.Add(time.Duration(end)*time.Millisecond), gone)
+	}
+	for i := range int64(5) {
+		call(i, 20+i)
 	}
 	if !l.guard.allows() {
 		t.Error("calls that failed together count each")
 	}
-	call(30*time.Millisecond, 50*time.Millisecond)
+	call(30, 50)
 	if !l.guard.allows() {
 		t.Error("two in a row are three")
 	}
-	if call(50*time.Millisecond, 70*time.Millisecond); l.guard.allows() {
+	if call(50, 70); l.guard.allows() {
 		t.Error("three in a row are not")
 	}
 }
