@@ -11,7 +11,8 @@ import (
 type confirmation struct {
 	of     *denial
 	demand Demand
-	all    uint64 // what was returned to buckets before it is asked
+	// returns is what was returned to its buckets before it is asked.
+	returns uint64
 }
 
 const (
@@ -50,8 +51,8 @@ func (ds *denials) confirmed(c *confirmation, start, end time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.known[key] != c.of:
-	case n == nil || ds.all.Load() != c.all:
+	case s.known[key] != c.of || ds.returnsTo(&c.demand) != c.returns:
+	case n == nil:
 		delete(s.known, key)
 	default:
 		n.follow(c.of, end)
@@ -96,7 +97,7 @@ func (l *Limiter) confirm(waiting ...*confirmation) {
 		if l.guard.allows() {
 			demands := make([]*Demand, len(waiting))
 			for i, c := range waiting {
-				demands[i], c.all = &c.demand, l.denials.all.Load()
+				demands[i], c.returns = &c.demand, l.denials.returnsTo(&c.demand)
 			}
 			start := l.now().Sub(l.began)
 			if err := l.batcher.call(demands); err == nil {

@@ -26,10 +26,8 @@ type denials struct {
 	}
 	limit int // of each shard
 	due   chan *confirmation
-	// returns counts, by a hash of the bucket's key, what was returned; all counts
-	// everything, before returns does.
+	// returns counts, by a hash of the bucket's key, what was returned.
 	returns [1024]atomic.Uint32
-	all     atomic.Uint64
 }
 
 const (
@@ -79,13 +77,27 @@ func first(d *Demand) *Charge {
 
 // returned notes that something was, or may have been, returned to the demand's
 // buckets: what is remembered of them, by whatever demand, holds no more. It tells
-// how often that was noted.
-func (ds *denials) returned(d *Demand) uint64 {
-	all := ds.all.Add(1)
+// by how much that changes what returnsTo says of the demand.
+func (ds *denials) returned(d *Demand) (change uint64) {
 	for i := range d.Charges {
-		ds.returnsOf(d.Charges[i].Key).Add(1)
+		if c := &d.Charges[i]; !c.Shared {
+			ds.returnsOf(c.Key).Add(1)
+			change++
+		}
 	}
-	return all
+	return change
+}
+
+// returnsTo is how often something was returned to the demands' buckets.
+func (ds *denials) returnsTo(demands ...*Demand) (sum uint64) {
+	for _, d := range demands {
+		for i := range d.Charges {
+			if c := &d.Charges[i]; !c.Shared {
+				sum += uint64(ds.returnsOf(c.Key).Load())
+			}
+		}
+	}
+	return sum
 }
 
 func (ds *denials) returnsOf(key string) *atomic.Uint32 {
@@ -134,15 +146,15 @@ func (n *denial) follow(old *denial, end time.Duration) {
 }
 
 // remember notes a denied demand that was asked at start and answered at end
-// of the limiter's clock, unless something was returned to any bucket since all
-// was as given: perhaps the demand did not see it.
-func (ds *denials) remember(d *Demand, start, end time.Duration, all uint64) {
+// of the limiter's clock, unless something was returned since to the buckets of
+// those asked with it: perhaps the store had decided before.
+func (ds *denials) remember(d *Demand, start, end time.Duration, returns uint64, asked ...*Demand) {
 	head := first(d)
 	if head == nil {
 		return
 	}
 	n := ds.newDenial(d, start, end)
-	if n == nil || ds.all.Load() != all {
+	if n == nil || ds.returnsTo(asked...) != returns {
 		return
 	}
 	s := &ds.shards[maphash.String(ds.seed, head.Key)%denialShards]

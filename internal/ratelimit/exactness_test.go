@@ -212,13 +212,20 @@ func TestMemoryEndsWithWhatComesBack(t *testing.T) {
 	}
 	ds, d := newDenials(1000), ask(0, "k")
 	d.Now = 1
-	before := ds.all.Load()
-	ds.returned(ask(0, "another"))
-	ds.remember(d, 0, 0, before)
+	before := ds.returnsTo(d)
+	ds.returned(d)
+	ds.remember(d, 0, 0, before, d)
 	if denied, _ := ds.decide(d, 0, nil); denied {
 		t.Error("what was asked before something came back is remembered")
 	}
-	ds.remember(d, 0, 0, ds.all.Load())
+	before = ds.returnsTo(d)
+	for i, others := 0, 0; others < 100; i++ { // Refunds to others do not matter.
+		if key := fmt.Sprint(i); ds.returnsOf(key) != ds.returnsOf("k") {
+			ds.returned(ask(0, key))
+			others++
+		}
+	}
+	ds.remember(d, 0, 0, before, d)
 	if denied, _ := ds.decide(d, 0, nil); !denied {
 		t.Error("it is not remembered")
 	}

@@ -258,9 +258,6 @@ func (l *Limiter) Decide(ctx context.Context, req *Request, dec *Decision) error
 	defer p.release()
 	p.build(d, req, l.overrides)
 	start := l.now().Sub(l.began)
-	if l.denials != nil {
-		p.returns = l.denials.all.Load()
-	}
 	switch {
 	case len(p.active) == 0:
 		dec.Path = PathNone
@@ -281,6 +278,7 @@ func (l *Limiter) Decide(ctx context.Context, req *Request, dec *Decision) error
 func (l *Limiter) ask(ctx context.Context, p *plan, start time.Duration, dec *Decision) bool {
 	dec.Path = PathExact
 	if l.leases == nil || len(p.active) > 1 {
+		l.before(p)
 		if !l.exact(ctx, p) {
 			return false
 		}
@@ -294,6 +292,7 @@ func (l *Limiter) ask(ctx context.Context, p *plan, start time.Duration, dec *De
 		l.leases.served(d, p.claims, start)
 		return true
 	}
+	l.before(p)
 	// What leases served at the end of the demand need not be sent.
 	whole := len(d.Charges)
 	for len(d.Charges) > 0 && p.claims[len(d.Charges)-1].leased {
@@ -331,6 +330,13 @@ func (l *Limiter) remembered(p *plan, at time.Duration) bool {
 	return denied
 }
 
+// before notes what was returned to the buckets before the store is asked.
+func (l *Limiter) before(p *plan) {
+	if l.denials != nil {
+		p.returns = l.denials.returnsTo(p.active...)
+	}
+}
+
 // learn remembers what the store said to a request asked at start: a denial, and
 // an allowance that left too little for another request like it.
 func (l *Limiter) learn(p *plan, start time.Duration) {
@@ -341,7 +347,7 @@ func (l *Limiter) learn(p *plan, start time.Duration) {
 		last := len(p.active) == 1 && !p.refunds && d.spent() && !leased(p.claims)
 		switch {
 		case !d.Allowed || last:
-			l.denials.remember(d, start, l.now().Sub(l.began), p.returns)
+			l.denials.remember(d, start, l.now().Sub(l.began), p.returns, p.active...)
 		case p.stale:
 			l.denials.forget(d)
 		}
@@ -376,9 +382,7 @@ func (l *Limiter) exact(ctx context.Context, p *plan) bool {
 			continue
 		}
 		// It may be remembered itself, where nobody else returned anything.
-		if all := l.denials.returned(d); all == p.returns+1 {
-			p.returns = all
-		}
+		p.returns += l.denials.returned(d)
 	}
 	return decided
 }

@@ -25,7 +25,7 @@ type plan struct {
 	refunds bool // whether any descriptor returns tokens
 	claims  []claim
 	stale   bool   // whether a denial is remembered that an allowed request ends
-	returns uint64 // what was returned to buckets before this request
+	returns uint64 // what was returned to the buckets before the store was asked
 }
 
 // use is one bucket that one descriptor counts against.
