@@ -2,7 +2,6 @@ package ratelimit
 
 import (
 	"context"
-	"hash/maphash"
 	"time"
 )
 
@@ -45,18 +44,17 @@ func (ds *denials) ask(n *denial, d *Demand) {
 // confirmed notes the answer to a question that was asked at start and
 // answered at end of the limiter's clock, unless something newer is known.
 func (ds *denials) confirmed(c *confirmation, start, end time.Duration) {
-	key := c.of.buckets[0].key
 	n := ds.newDenial(&c.demand, start, end)
-	s := &ds.shards[maphash.String(ds.seed, key)%denialShards]
+	s, hash := ds.shard(c.of.buckets[0].key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.known[key] != c.of || ds.returnsTo(&c.demand) != c.returns:
+	case s.known[hash] != c.of || ds.returnsTo(&c.demand) != c.returns:
 	case n == nil:
-		delete(s.known, key)
+		delete(s.known, hash)
 	default:
 		n.follow(c.of, end)
-		s.known[key] = n
+		s.known[hash] = n
 	}
 }
 

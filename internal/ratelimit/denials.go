@@ -15,19 +15,23 @@ import (
 // tell. What this process returns ends every memory of the bucket at once (see
 // returned). Refunds and resets by others are seen when a memory ends, after
 // denialAge; one that the store confirms as it was holds twice as long, up to
-// denialAgeMost. Who is denied
-// for long does not wait for that either: in the last quarter of a memory the
-// store is asked behind the request, together with what others ask (see confirm.go).
+// denialAgeMost. Who is denied for long does not wait for that either: in the
+// last quarter of a memory the store is asked behind the request, together with
+// what others ask (see confirm.go).
 type denials struct {
 	seed   maphash.Seed
-	shards [denialShards]struct {
-		mu    sync.Mutex
-		known map[string]*denial
-	}
-	limit int // of each shard
+	shards [denialShards]denialShard
+	limit  int // of each shard
 	due   chan *confirmation
 	// returns counts, by a hash of the bucket's key, what was returned.
 	returns [1024]atomic.Uint32
+}
+
+// denialShard holds denials by a hash of their first bucket's key. Of two with
+// the same one is known.
+type denialShard struct {
+	mu    sync.Mutex
+	known map[uint64]*denial
 }
 
 const (
@@ -39,13 +43,14 @@ const (
 	denialsDue = 4096
 )
 
-// denial is what is known of the buckets of one denied demand, by the key of
-// the first.
+// denial is what is known of the buckets of one denied demand. It lies in one
+// piece: what a request waits for here is memory.
 type denial struct {
 	until, age time.Duration // of the limiter's own clock
 	// The store's time is between the limiter's clock plus low and plus high.
 	low, high int64
 	buckets   []remembered
+	few       [2]remembered // of buckets, where they are not more
 	// asked is whether its confirmation was asked for.
 	asked atomic.Bool
 }
@@ -59,7 +64,7 @@ type remembered struct {
 func newDenials(limit int) *denials {
 	d := &denials{seed: maphash.MakeSeed(), limit: max(limit/denialShards, 1), due: make(chan *confirmation, denialsDue)}
 	for i := range d.shards {
-		d.shards[i].known = map[string]*denial{}
+		d.shards[i].known = map[uint64]*denial{}
 	}
 	return d
 }
@@ -73,6 +78,13 @@ func first(d *Demand) *Charge {
 		}
 	}
 	return nil
+}
+
+// shard returns where a demand is known whose first bucket has that key, and by
+// what.
+func (ds *denials) shard(key string) (*denialShard, uint64) {
+	hash := maphash.String(ds.seed, key)
+	return &ds.shards[hash%denialShards], hash
 }
 
 // returned notes that something was, or may have been, returned to the demand's
@@ -111,6 +123,7 @@ func (ds *denials) newDenial(d *Demand, start, end time.Duration) *denial {
 		return nil
 	}
 	n := &denial{until: end + denialAge, age: denialAge, low: d.Now - end.Microseconds(), high: d.Now - start.Microseconds()}
+	n.buckets = n.few[:0]
 	for i := range d.Charges {
 		if c := &d.Charges[i]; !c.Shared {
 			n.buckets = append(n.buckets, remembered{c.Key, c.Level, c.Previous, ds.returnsOf(c.Key).Load()})
@@ -157,27 +170,27 @@ func (ds *denials) remember(d *Demand, start, end time.Duration, returns uint64,
 	if n == nil || ds.returnsTo(asked...) != returns {
 		return
 	}
-	s := &ds.shards[maphash.String(ds.seed, head.Key)%denialShards]
+	s, hash := ds.shard(head.Key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch old := s.known[head.Key]; {
+	switch old := s.known[hash]; {
 	case old != nil:
 		n.follow(old, end)
 	case len(s.known) >= ds.limit:
-		for key := range s.known { // Any one; it costs one call to learn again.
-			delete(s.known, key)
+		for other := range s.known { // Any one; it costs one call to learn again.
+			delete(s.known, other)
 			break
 		}
 	}
-	s.known[head.Key] = n
+	s.known[hash] = n
 }
 
 // forget drops what is known of a demand's buckets.
 func (ds *denials) forget(d *Demand) {
 	if head := first(d); head != nil {
-		s := &ds.shards[maphash.String(ds.seed, head.Key)%denialShards]
+		s, hash := ds.shard(head.Key)
 		s.mu.Lock()
-		delete(s.known, head.Key)
+		delete(s.known, hash)
 		s.mu.Unlock()
 	}
 }
@@ -191,9 +204,9 @@ func (ds *denials) decide(d *Demand, at time.Duration, ls *leases) (denied, know
 	if head == nil {
 		return false, false
 	}
-	s := &ds.shards[maphash.String(ds.seed, head.Key)%denialShards]
+	s, hash := ds.shard(head.Key)
 	s.mu.Lock()
-	n := s.known[head.Key]
+	n := s.known[hash]
 	s.mu.Unlock()
 	if n == nil || n.until <= at {
 		return false, false

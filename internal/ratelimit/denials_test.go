@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/maphash"
 	"testing"
 	"time"
 
@@ -201,10 +200,10 @@ func TestDenialsConfirmedInTheBackground(t *testing.T) {
 		defer p.release()
 		req := request(of("free", "u", "x").with(10))
 		p.build(l.Rules().domains["tollgate"], &req, nil)
-		s := &l.denials.shards[maphash.String(l.denials.seed, first(p.active[0]).Key)%denialShards]
+		s, hash := l.denials.shard(first(p.active[0]).Key)
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return s.known[first(p.active[0]).Key]
+		return s.known[hash]
 	}
 	old := key()
 	l.clock.Advance(denialAge - denialAge/8)
