@@ -2,6 +2,7 @@ package account
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -339,7 +340,7 @@ type observation struct {
 // report takes observations of users: {"observations": [{"user": …, "metric": …,
 // "value": …}], "id": …}. All are checked before any is taken. With an id they
 // are written before the answer, and once however often the call is repeated
-// within an hour; without one they are written behind, within a second or so.
+// within an hour, if it is the same call; without one they are written behind, within a second or so.
 // Before the start they are of the time before, where the experiment measures
 // that.
 func (x *Experiments) report(w http.ResponseWriter, r *http.Request) error {
@@ -369,12 +370,21 @@ func (x *Experiments) report(w http.ResponseWriter, r *http.Request) error {
 	if err := checkObservations(d, body.Observations); err != nil {
 		return err
 	}
+	for i := range body.Observations {
+		if o := &body.Observations[i]; o.Value == nil {
+			o.Value = new(1.0)
+		}
+	}
 	var to interface {
 		Report(d *experiment.Definition, user string, variant int, values ...experiment.Value) error
 		Before(d *experiment.Definition, user string, values ...experiment.Value) error
 	} = x.o.Recorder
-	call := experiment.NewCall(body.ID)
+	var call *experiment.Call
 	if body.ID != "" {
+		var err error
+		if call, err = newCall(d, body.ID, body.Observations); err != nil {
+			return err
+		}
 		to = call
 	}
 	assigner := experiment.NewAssigner(d)
@@ -385,9 +395,7 @@ func (x *Experiments) report(w http.ResponseWriter, r *http.Request) error {
 			ignored++
 			continue
 		}
-		value := 1.0
-		set(&value, o.Value)
-		v := experiment.Value{Metric: o.Metric, Value: value}
+		v := experiment.Value{Metric: o.Metric, Value: *o.Value}
 		var err error
 		if before {
 			err = to.Before(d, o.User, v)
@@ -399,11 +407,23 @@ func (x *Experiments) report(w http.ResponseWriter, r *http.Request) error {
 		}
 		recorded++
 	}
-	if err := x.o.Store.WriteCall(r.Context(), call); err != nil {
-		return err
+	if call != nil {
+		if err := x.o.Store.WriteCall(r.Context(), call); err != nil {
+			return err
+		}
 	}
 	writeJSON(w, http.StatusAccepted, map[string]int{"recorded": recorded, "not_enrolled": ignored})
 	return nil
+}
+
+// newCall makes a call of what was sent: the same observations in the same order
+// are the same content, however they were written.
+func newCall(d *experiment.Definition, id string, all []observation) (*experiment.Call, error) {
+	content, err := json.Marshal(all)
+	if err != nil { // not reached: it came as JSON
+		return nil, err
+	}
+	return experiment.NewCall(d, id, content)
 }
 
 func checkObservations(d *experiment.Definition, all []observation) error {
@@ -448,6 +468,8 @@ func experimentProblem(err error) problem.Problem {
 		return problem.New(http.StatusNotFound, "experiment_not_found", "There is no such experiment.")
 	case errors.Is(err, experiment.ErrConflict):
 		return problem.New(http.StatusConflict, "version_conflict", "Somebody else changed the experiment; read it again. "+err.Error()+".")
+	case errors.Is(err, experiment.ErrReused):
+		return problem.New(http.StatusUnprocessableEntity, "idempotency_key_reused", "Within the last hour another call came with this id. Nothing was recorded.")
 	case errors.Is(err, experiment.ErrFull):
 		return problem.New(http.StatusServiceUnavailable, "dependency_unavailable", "More is waiting to be recorded than there is room for; some of this call was not taken.")
 	}

@@ -329,10 +329,20 @@ func TestExperimentReportsOnce(t *testing.T) {
 	if code := report(strings.Repeat("x", 257)); code != http.StatusBadRequest {
 		t.Errorf("a gigantic id: %d", code)
 	}
+	for observation, want := range map[string]int{`"value": 4`: http.StatusUnprocessableEntity, `"value": 3.0`: http.StatusAccepted} {
+		body := `{"id": "order-1", "observations": [{"metric": "spent", "user": "ann", ` + observation + `}]}`
+		if w := a.call("POST", "/v1/experiments/button/metrics", body, flagService); w.Code != want || w.Code >= 400 && !strings.Contains(w.Body.String(), "idempotency_key_reused") {
+			t.Errorf("order-1 again with %s: %d %s", observation, w.Code, w.Body)
+		}
+	}
 	if err := c.Set(t.Context(), keys[0], "not a hash", 0).Err(); err != nil {
 		t.Fatal(err)
 	}
 	if code := report("order-3"); code != http.StatusServiceUnavailable {
 		t.Errorf("what was not written was taken: %d", code)
+	}
+	c.Del(t.Context(), keys[0])
+	if code := report("order-3"); code != http.StatusAccepted || c.HLen(t.Context(), keys[0]).Val() != 1 {
+		t.Errorf("a retry is not written: %d", code)
 	}
 }

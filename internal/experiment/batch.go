@@ -2,8 +2,6 @@ package experiment
 
 import (
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"math"
@@ -33,6 +31,7 @@ const (
 type Batch struct {
 	definition *Definition
 	id         string
+	content    string // a digest, where others may use the id for something else
 	bins       mapping.IndexMapping
 	kinds      map[string]Kind
 	exposed    map[string]int // by hash
@@ -183,8 +182,7 @@ func (b *Batch) size() int {
 // hash is the user's name in the data: the same in every batch of this version
 // of the experiment, and in no other experiment.
 func (b *Batch) hash(user string) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s:%d:%s", b.definition.Key, b.definition.Version, user))
-	return base64.RawURLEncoding.EncodeToString(sum[:16])
+	return digest(fmt.Appendf(nil, "%s:%d:%s", b.definition.Key, b.definition.Version, user))
 }
 
 // binOf names a value's bin: z for zero, else the sign and DDSketch's index.

@@ -12,14 +12,32 @@ import (
 // id of the service's own: written again, as after an answer that was lost, it
 // counts once. It is not safe for concurrent use.
 type Call struct {
-	id      string
-	batches []*Batch
+	id, content string
+	batches     []*Batch
 }
 
-// NewCall returns an empty call. Any id will do; for an hour, it is one call.
-func NewCall(id string) *Call {
-	sum := sha256.Sum256([]byte(id))
-	return &Call{id: "call-" + base64.RawURLEncoding.EncodeToString(sum[:16])}
+// NewCall returns an empty call of an experiment. Any id will do; for an hour,
+// it is one call, with one content.
+func NewCall(d *Definition, id string, content []byte) (*Call, error) {
+	c := &Call{id: "call-" + digest([]byte(id)), content: digest(content)}
+	// A call of which nothing counts has an id too.
+	return c, c.begin(d)
+}
+
+func digest(data []byte) string {
+	sum := sha256.Sum256(data)
+	return base64.RawURLEncoding.EncodeToString(sum[:16])
+}
+
+// begin begins a batch.
+func (c *Call) begin(d *Definition) error {
+	b, err := NewBatch(d)
+	if err != nil { // not reached: the sketch's error is a constant
+		return err
+	}
+	b.id, b.content = c.id+"."+strconv.Itoa(len(c.batches)), c.content
+	c.batches = append(c.batches, b)
+	return nil
 }
 
 // Report is [Batch.Report].
@@ -35,22 +53,18 @@ func (c *Call) Before(d *Definition, user string, values ...Value) error {
 // into adds to the last batch, and to a new one if that is full. The same
 // observations in the same order make the same batches.
 func (c *Call) into(d *Definition, add func(*Batch) error) error {
-	if n := len(c.batches); n > 0 {
-		if err := add(c.batches[n-1]); !errors.Is(err, ErrFull) {
-			return err
-		}
-	}
-	b, err := NewBatch(d)
-	if err != nil { // not reached: the sketch's error is a constant
+	if err := add(c.batches[len(c.batches)-1]); !errors.Is(err, ErrFull) {
 		return err
 	}
-	b.id = c.id + "." + strconv.Itoa(len(c.batches))
-	c.batches = append(c.batches, b)
-	return add(b)
+	if err := c.begin(d); err != nil {
+		return err
+	}
+	return add(c.batches[len(c.batches)-1])
 }
 
 // WriteCall writes a call, in one atomic script for each 2,000 entries. After an
-// error it may be written again: what had been written counts once.
+// error it may be written again: what had been written counts once. ErrReused
+// where its id came with other content within the hour; then nothing is written.
 func (s *Store) WriteCall(ctx context.Context, c *Call) error {
 	for _, b := range c.batches {
 		if _, err := s.Write(ctx, b); err != nil {

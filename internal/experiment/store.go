@@ -3,6 +3,7 @@ package experiment
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -55,6 +56,9 @@ func keyOf(d *Definition, part string) string {
 	return redisconn.Prefix + "experiment:{" + redisconn.Escape(d.Key) + ":" + strconv.Itoa(d.Version) + "}:" + part
 }
 
+// ErrReused: a call's id was there before, with other content.
+var ErrReused = errors.New("id was used for another call")
+
 // Write adds a batch, in one atomic script. Writing a batch again, as after an
 // answer that was lost, changes nothing. strays counts users who were in
 // another variant before: anything but 0 means that the assignment is broken.
@@ -65,7 +69,7 @@ func (s *Store) Write(ctx context.Context, b *Batch) (strays int64, err error) {
 		keys = append(keys, keyOf(d, part))
 	}
 	args := make([]any, 0, 16+3*maxMetrics+5*len(b.before)+2*len(b.exposed)+8*len(b.totals)+2*len(b.requests))
-	args = append(args, batchMarkSeconds, keepSeconds, d.maximumUsers())
+	args = append(args, batchMarkSeconds, keepSeconds, d.maximumUsers(), b.content)
 	metrics := d.Metrics()
 	args = append(args, len(metrics))
 	for _, m := range metrics {
@@ -94,6 +98,9 @@ func (s *Store) Write(ctx context.Context, b *Batch) (strays int64, err error) {
 	strays, err = s.record.Run(ctx, s.rdb, keys, args...).Int64()
 	if err != nil {
 		return 0, fmt.Errorf("record experiment %s: %w", d.Key, err)
+	}
+	if strays < 0 {
+		return 0, fmt.Errorf("record experiment %s: %w", d.Key, ErrReused)
 	}
 	return strays, nil
 }

@@ -255,7 +255,7 @@ func TestStoreWithoutRedis(t *testing.T) {
 	s, d := NewStore(c), valid()
 	_, writeErr := s.Write(t.Context(), newBatch(t, d))
 	_, readErr := s.Read(t.Context(), d)
-	call := NewCall("x")
+	call := newCall(t, d, "x", "")
 	if err := call.Report(d, "ann", 0, Value{"conversion", 1}); err != nil || s.WriteCall(t.Context(), call) == nil {
 		t.Errorf("a call was written without Redis: %v", err)
 	}
@@ -391,7 +391,7 @@ func TestStoreCall(t *testing.T) {
 		}
 		write(t, s, met)
 		call := func(id string) *Call {
-			c := NewCall(id)
+			c := newCall(t, d, id, "all of them")
 			for i := range 900 {
 				if err := errors.Join(c.Report(d, fmt.Sprint(i), i%2, Value{"conversion", 1}), c.Before(d, fmt.Sprint("before ", i), Value{"conversion", 1})); err != nil {
 					t.Fatal(err)
@@ -421,8 +421,67 @@ func TestStoreCall(t *testing.T) {
 		if m := read(t, s, d)[0].Metrics["conversion"].Users; m.N != 450 || !near(m.Mean, 2, 1e-9) {
 			t.Errorf("got %+v", m)
 		}
-		if err := NewCall("x").Report(d, "ann", 0, Value{"weight", 1}); err == nil {
+		if err := newCall(t, d, "x", "").Report(d, "ann", 0, Value{"weight", 1}); err == nil {
 			t.Error("an unknown metric was taken")
+		}
+	})
+}
+
+func newCall(t *testing.T, d *Definition, id, content string) *Call {
+	t.Helper()
+	c, err := NewCall(d, id, []byte(content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// An id stands for one content: with another it is refused, and nothing is
+// written, even where nothing of the first call counted.
+func TestStoreCallReused(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		d, s := valid(), NewStore(c)
+		if err := s.WriteCall(t.Context(), newCall(t, d, "order", "of nobody")); err != nil {
+			t.Fatal(err)
+		}
+		other := newCall(t, d, "order", "of ann")
+		if err := other.Before(d, "ann", Value{"conversion", 1}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.WriteCall(t.Context(), other); !errors.Is(err, ErrReused) {
+			t.Errorf("got %v", err)
+		}
+		if n := c.Exists(t.Context(), keyOf(d, "before")).Val(); n != 0 {
+			t.Error("the other call was written")
+		}
+		if err := s.WriteCall(t.Context(), newCall(t, d, "order", "of nobody")); err != nil {
+			t.Errorf("the first call again: %v", err)
+		}
+	})
+}
+
+// A batch that failed is not taken for written, and no part of it is.
+func TestStoreRetriesWhatFailed(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		for _, part := range dataParts {
+			d, s, b := valid(), NewStore(c), (*Batch)(nil)
+			d.Key = part
+			b = newBatch(t, d)
+			if err := errors.Join(b.Observe("ann", 0, "conversion", 1), b.Before("bob", Value{"conversion", 1})); err != nil {
+				t.Fatal(err)
+			}
+			c.Set(t.Context(), keyOf(d, part), "no hash", 0)
+			if _, err := s.Write(t.Context(), b); err == nil {
+				t.Fatalf("%s: it was written", part)
+			}
+			if keys := c.Keys(t.Context(), keyOf(d, "*")).Val(); len(keys) != 1 {
+				t.Errorf("%s: half of it was written: %v", part, keys)
+			}
+			c.Del(t.Context(), keyOf(d, part))
+			write(t, s, b)
+			if got := read(t, s, d)[0]; got.Users != 1 || got.Metrics["conversion"].Users.N != 1 {
+				t.Errorf("%s: after a retry %+v", part, got)
+			}
 		}
 	})
 }

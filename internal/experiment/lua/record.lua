@@ -8,8 +8,8 @@
 -- KEYS[7] hash: metric, user -> count sum nonzero before the experiment
 -- KEYS[8] hash: metric, variant -> n mean m2, mean and m2 before, sum of products
 -- ARGV[1] seconds to keep the mark       ARGV[2] seconds to keep all else
--- ARGV[3] users at most
--- ARGV[4] number of metrics, then for each: metric, kind, 1 if it is reported
+-- ARGV[3] users at most                 ARGV[4] what the mark holds: a digest of the content
+-- ARGV[5] number of metrics, then for each: metric, kind, 1 if it is reported
 -- then the numbers and the parts of: before (metric, user, count, sum, nonzero), users who met
 -- their variant (user, variant), totals (metric, user, variant, kind, count, sum, nonzero, bins:
 -- "+12:3 z:1" are three observations in bin +12 and one of 0), requests (field, number)
@@ -22,9 +22,16 @@
 -- could change it.
 --
 -- Returns how many users were seen in another variant than before; what they
--- did is left out.
-if not redis.call('SET', KEYS[1], '1', 'NX', 'EX', ARGV[1]) then
-  return 0
+-- did is left out. -1 where the mark is there with other content.
+--
+-- What would fail halfway fails before anything is written, and the mark is
+-- written last: so a batch that failed may be tried again.
+local mark = redis.call('GET', KEYS[1])
+if mark then
+  return mark == ARGV[4] and 0 or -1
+end
+for i = 2, 8 do
+  redis.call('HLEN', KEYS[i]) -- fails for what is no hash
 end
 local at = 3
 local function take()
@@ -94,7 +101,7 @@ local function pair(metric, variant, old, new, x)
   redis.call('HSET', KEYS[8], group, string.format('%d %.17g %.17g %.17g %.17g %.17g', n, y, y2, mean, m2, co))
 end
 
-local most = tonumber(take())
+local most, content = tonumber(take()), take()
 local metrics = {}
 for i = 1, tonumber(take()) do
   metrics[i] = {name = take(), kind = take(), reported = take() == '1'}
@@ -224,4 +231,5 @@ end
 for i = 2, 8 do
   redis.call('EXPIRE', KEYS[i], ARGV[2])
 end
+redis.call('SET', KEYS[1], content, 'EX', ARGV[1])
 return strays
