@@ -304,6 +304,28 @@ func (c *compiler) layers(defs *Definitions, keys []string) {
 // subjectHash is the subject's part of tollgate-1.
 func subjectHash(key string) uint64 { return xxhash.Sum64String(key) }
 
+// leaveOut removes the flags that depend on broken ones which are not among the
+// definitions, and lists them, sorted.
+func (d *Definitions) leaveOut(broken map[string]error) []string {
+	var out []string
+	missing := func(q Prerequisite) bool {
+		_, there := d.Flags[q.Flag]
+		_, isBroken := broken[q.Flag]
+		return !there && (isBroken || slices.Contains(out, q.Flag))
+	}
+	for n := -1; len(broken) > 0 && n < len(out); {
+		n = len(out)
+		for key, def := range d.Flags {
+			if slices.ContainsFunc(def.Extension.Prerequisites, missing) {
+				delete(d.Flags, key)
+				out = append(out, key)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Stale lists the flags whose expiry has passed, sorted.
 func (d *Definitions) Stale(now time.Time) []string {
 	var keys []string

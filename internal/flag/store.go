@@ -90,6 +90,33 @@ func (s *Snapshot) Definitions() *Definitions {
 	return defs
 }
 
+// with are the snapshot's flags with a new definition of one, nil for none, to
+// check it among them. Of prerequisites that are broken nothing can be said: they
+// hinder no change, but for one that brings them in.
+func (s *Snapshot) with(key string, def *Definition) *Definitions {
+	all := s.Definitions()
+	if delete(all.Flags, key); def != nil {
+		all.Flags[key] = *def
+	}
+	if len(s.Broken) == 0 {
+		return all
+	}
+	var before []Prerequisite
+	if r := s.find(key); r != nil {
+		before = r.Definition.Extension.Prerequisites
+	}
+	for name, d := range all.Flags {
+		d.Extension.Prerequisites = slices.DeleteFunc(slices.Clone(d.Extension.Prerequisites), func(q Prerequisite) bool {
+			if _, broken := s.Broken[q.Flag]; !broken || q.Flag == key {
+				return false
+			}
+			return name != key || slices.ContainsFunc(before, func(b Prerequisite) bool { return b.Flag == q.Flag && slices.Equal(b.Variants, q.Variants) })
+		})
+		all.Flags[name] = d
+	}
+	return all
+}
+
 // find returns the flag's record, nil if there is none.
 func (s *Snapshot) find(key string) *Record {
 	i, ok := slices.BinarySearchFunc(s.Records, key, func(r Record, key string) int {
@@ -265,11 +292,7 @@ func (s *Store) change(ctx context.Context, key, action string, c Change, edit f
 		if err != nil {
 			return Record{}, err
 		}
-		all := snapshot.Definitions()
-		if delete(all.Flags, key); def != nil {
-			all.Flags[key] = *def
-		}
-		if _, err := Compile(all); err != nil {
+		if _, err := Compile(snapshot.with(key, def)); err != nil {
 			return Record{}, err
 		}
 		does := action

@@ -42,6 +42,7 @@ func TestStore(t *testing.T) {
 		"seed only what was never there":     storeSeed,
 		"concurrent edits lose nothing":      storeConcurrent,
 		"a broken flag can be put right":     storeBroken,
+		"a broken flag hinders no other":     storeBrokenPrerequisite,
 		"definitions are bounded when saved": storeBound,
 	}
 	for name, test := range tests {
@@ -298,6 +299,35 @@ func storeBroken(t *testing.T, s *Store) {
 	}
 	if snapshot, err := s.List(ctx); err != nil || len(snapshot.Broken) != 0 {
 		t.Errorf("got %+v, %v", snapshot, err)
+	}
+}
+
+// Nothing can be said of a prerequisite that is broken: what is there can be
+// changed, and what comes new may not depend on it.
+func storeBrokenPrerequisite(t *testing.T, s *Store) {
+	needs := func(key, flag, variant string) Definition {
+		def := onOff(t, key, 1)
+		def.Extension.Prerequisites = []Prerequisite{{Flag: flag, Variants: []string{variant}}}
+		return def
+	}
+	put(t, s, onOff(t, "base", 1), 0)
+	put(t, s, needs("needs", "base", "on"), 0)
+	newer := map[string]versioned.Write{"base": {Version: 2, Document: []byte(`{"version":2,"definition":{"targeting":{"future":[]}}}`)}}
+	if written, err := s.documents.Write(t.Context(), 2, newer); err != nil || !written {
+		t.Fatal(written, err)
+	}
+	put(t, s, onOff(t, "other", 1), 0)
+	if _, err := s.Update(t.Context(), "needs", Change{Expect: AnyVersion}, func(d *Definition) error { d.Extension.Killed = true; return nil }); err != nil {
+		t.Errorf("what depends on it cannot be killed: %v", err)
+	}
+	for _, def := range []Definition{needs("late", "base", "on"), needs("needs", "base", "later"), needs("base", "needs", "on")} {
+		faults := (config.Faults)(nil)
+		if _, err := s.Put(t.Context(), def, Change{Expect: AnyVersion}); !errors.As(err, &faults) {
+			t.Errorf("%s: got %v", def.Key, err)
+		}
+	}
+	if faults := (config.Faults)(nil); !errors.As(s.Delete(t.Context(), "base", Change{Expect: AnyVersion}), &faults) {
+		t.Error("what another depends on was deleted")
 	}
 }
 

@@ -54,7 +54,8 @@ type Watcher struct {
 
 	// Only Run's goroutine uses these.
 	away    bool
-	refused int64 // the set version that was last refused
+	refused int64  // the set version that was last refused
+	told    string // what is broken, as it was last logged
 	seeded  bool
 
 	synced *prometheus.CounterVec
@@ -226,12 +227,9 @@ func (w *Watcher) take(ctx context.Context, before *state) (changed bool, err er
 	if err != nil {
 		return false, err
 	}
-	next := &state{defs: snapshot.Definitions(), versions: map[string]int64{}}
-	for _, r := range snapshot.Records {
-		next.versions[r.Definition.Key] = r.Version
-	}
-	w.keepBroken(&snapshot, before, next)
-	if next.set, err = Compile(next.defs); err != nil {
+	next, out, err := usable(&snapshot, before)
+	w.tell(&snapshot, next, out)
+	if err != nil {
 		w.refused = snapshot.Version
 		return false, &refusedError{snapshot.Version, err}
 	}
@@ -273,15 +271,42 @@ func (w *Watcher) seed(ctx context.Context, version int64) error {
 	return nil
 }
 
-// keepBroken keeps the last known definition of flags that are stored in a
-// form that this program cannot read, such as one of a newer release.
-func (w *Watcher) keepBroken(snapshot *Snapshot, before, next *state) {
-	for _, key := range slices.Sorted(maps.Keys(snapshot.Broken)) {
-		def, ok := before.defs.Flags[key]
-		if ok {
-			next.defs.Flags[key] = def
-			next.versions[key] = before.versions[key]
+// usable compiles what can be used of a snapshot. Of flags that are stored in a
+// form that this program cannot read, such as one of a newer release, the last
+// known definitions stay, if the others go with them. Those of which there are
+// none are left out, and so is what depends on them: out names those.
+func usable(snapshot *Snapshot, before *state) (next *state, out []string, err error) {
+	for _, keep := range []bool{true, false} {
+		next = &state{defs: snapshot.Definitions(), versions: map[string]int64{}}
+		for _, r := range snapshot.Records {
+			next.versions[r.Definition.Key] = r.Version
 		}
-		w.options.Log.Error("stored flag is not understood", "flag", key, "kept", ok, "error", snapshot.Broken[key])
+		for key := range snapshot.Broken {
+			if def, ok := before.defs.Flags[key]; ok && keep {
+				next.defs.Flags[key] = def
+				next.versions[key] = before.versions[key]
+			}
+		}
+		out = next.defs.leaveOut(snapshot.Broken)
+		if next.set, err = Compile(next.defs); err == nil || len(snapshot.Broken) == 0 {
+			break
+		}
+	}
+	return next, out, err
+}
+
+// tell logs what is not in force as it is stored, whenever that is something new.
+func (w *Watcher) tell(snapshot *Snapshot, next *state, out []string) {
+	told := fmt.Sprint(snapshot.Broken, out)
+	if told == w.told {
+		return
+	}
+	w.told = told
+	for _, key := range slices.Sorted(maps.Keys(snapshot.Broken)) {
+		_, kept := next.defs.Flags[key]
+		w.options.Log.Error("stored flag is not understood", "flag", key, "kept", kept, "error", snapshot.Broken[key])
+	}
+	if len(out) > 0 {
+		w.options.Log.Error("flags are left out: what they depend on is not understood", "flags", out)
 	}
 }

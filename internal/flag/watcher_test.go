@@ -3,6 +3,7 @@ package flag
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/logtest"
 	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
+	"github.com/tollgate-proxy/tollgate/internal/versioned"
 )
 
 // watch starts a watcher; stop ends it and waits.
@@ -164,6 +166,75 @@ func TestBadFlagsInTheStore(t *testing.T) {
 		polltest.Until(t, "a refusal", func() bool { return log.Count("stored flags are refused") == 1 })
 		if !isOn(w, "a") || w.Current().Version() != 2 {
 			t.Error("refused flags changed the set")
+		}
+	})
+}
+
+// A flag that is not understood, and of which nothing is known from before, takes
+// with it what depends on it, and nothing else: at the start as while running.
+func TestBrokenPrerequisite(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		store := NewStore(c, testClock)
+		put(t, store, onOff(t, "good", 100), 0)
+		running, runningLog, _ := watch(t, WatcherOptions{Store: store, Bootstrap: bootstrap(t)})
+		polltest.Until(t, "the flags", func() bool { return isOn(running, "good") && running.Current().Version() == 2 })
+		const needs = `{"version":1,"definition":{"variants":{"on":true,"off":false},"defaultVariant":"on","tollgate":{"prerequisites":[{"flag":%q,"variants":["on"]}]}}}`
+		documents := map[string]versioned.Write{
+			"base":   {Version: 1, Document: []byte(`{"version":1,"definition":{"targeting":{"future":[]}}}`)},
+			"middle": {Version: 1, Document: fmt.Appendf(nil, needs, "base")}, "atop": {Version: 1, Document: fmt.Appendf(nil, needs, "middle")},
+			"beside": {Version: 1, Document: fmt.Appendf(nil, needs, "good")},
+		}
+		if written, err := store.documents.Write(t.Context(), 2, documents); err != nil || !written {
+			t.Fatal(written, err)
+		}
+		starting, startingLog, _ := watch(t, WatcherOptions{Store: store, Bootstrap: bootstrap(t)})
+		for what, w := range map[string]*Watcher{"running": running, "starting": starting} {
+			polltest.Until(t, what+": the stored flags", func() bool { return w.Current().Version() == 6 })
+			if !isOn(w, "good") || !isOn(w, "beside") || !isOn(w, "boot") {
+				t.Errorf("%s: more is left out: %v", what, w.Current().Keys())
+			}
+			for key := range strings.FieldsSeq("base middle atop") {
+				if r := w.Current().Evaluate(key, &Subject{Key: "u"}, testTime); r.Reason != ReasonError || r.Variant != "" {
+					t.Errorf("%s: %s is %+v", what, key, r)
+				}
+			}
+		}
+		// It is told of once.
+		put(t, store, onOff(t, "later", 100), 0)
+		for _, w := range []*Watcher{running, starting} {
+			polltest.Until(t, "a later change", func() bool { return isOn(w, "later") })
+		}
+		for _, log := range []*logtest.Buffer{runningLog, startingLog} {
+			if log.Count("stored flag is not understood") != 1 || log.Count("flags are left out") != 1 || log.Count("refused") != 0 {
+				t.Errorf("log:\n%s", log)
+			}
+		}
+	})
+}
+
+// What was known of a broken flag stays, unless others have come to need more of
+// it than there was.
+func TestBrokenPrerequisiteThatIsKept(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		store := NewStore(c, testClock)
+		put(t, store, onOff(t, "base", 100), 0)
+		put(t, store, onOff(t, "good", 100), 0)
+		w, _, _ := watch(t, WatcherOptions{Store: store})
+		polltest.Until(t, "the flags", func() bool { return isOn(w, "base") && isOn(w, "good") })
+		for i, variant := range []string{"on", "later"} {
+			documents := map[string]versioned.Write{
+				"base":  {Version: 2, Document: []byte(`{"version":2,"definition":{"targeting":{"future":[]}}}`)},
+				"needs": {Version: 1, Document: fmt.Appendf(nil, `{"version":1,"definition":{"variants":{"on":true,"off":false},"defaultVariant":"on","tollgate":{"prerequisites":[{"flag":"base","variants":[%q]}]}}}`, variant)},
+			}
+			at := int64(2 + 2*i)
+			if written, err := store.documents.Write(t.Context(), at, documents); err != nil || !written {
+				t.Fatal(written, err)
+			}
+			polltest.Until(t, "the stored flags", func() bool { return w.Current().Version() == at+2 })
+			fits := variant == "on"
+			if !isOn(w, "good") || isOn(w, "base") != fits || isOn(w, "needs") != fits {
+				t.Errorf("%s: in force: %v", variant, w.Current().Keys())
+			}
 		}
 	})
 }
