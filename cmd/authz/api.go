@@ -47,7 +47,7 @@ func (a *api) handler(c Config, rt *app.Runtime) (http.Handler, error) {
 	if tokens != nil {
 		auth = auth.WithTokens(tokens)
 	}
-	onReload(rt, "management clients", func(next Config) (func(), error) { return auth.Prepare(next.Management.Clients) })
+	app.OnConfig(rt, "management clients", func(next Config) (func(), error) { return auth.Prepare(next.Management.Clients) })
 	statements, err := newStatements(c, rt, a.verifier)
 	if err != nil {
 		return nil, err

@@ -15,7 +15,6 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/anomaly"
 	"github.com/tollgate-proxy/tollgate/internal/app"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
-	"github.com/tollgate-proxy/tollgate/internal/config"
 	"github.com/tollgate-proxy/tollgate/internal/extauthz"
 	"github.com/tollgate-proxy/tollgate/internal/flag"
 	"github.com/tollgate-proxy/tollgate/internal/gate"
@@ -94,7 +93,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		Log: rt.Log, Metrics: gate.NewMetrics(rt.Metrics), Now: time.Now,
 	})
 	rt.WatchFile(rt.ConfigFile)
-	onReload(rt, "route rules", func(next Config) (func(), error) {
+	app.OnConfig(rt, "route rules", func(next Config) (func(), error) {
 		routes, err := policy.Compile(next.Policy)
 		if err != nil {
 			return nil, fmt.Errorf("policy: %w", err)
@@ -110,7 +109,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		Decider: g, Headers: c.Headers, TokenHeader: c.Tokens.Sources.Header, PayloadKey: c.JWTAuthn.PayloadKey, PlaceHeaders: c.Anomaly.Headers,
 		LimitHeaders: c.Limits.Headers, MeasureAll: measure.all,
 	})
-	onReload(rt, "headers that say where clients are", func(next Config) (func(), error) {
+	app.OnConfig(rt, "headers that say where clients are", func(next Config) (func(), error) {
 		return func() { server.UsePlaceHeaders(next.Anomaly.Headers) }, nil
 	})
 	outcomes := accesslog.New(rt.Metrics, measure)
@@ -131,17 +130,6 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 		return err
 	}
 	return rt.ServeHTTPS("http", c.HTTP.Listen, c.HTTP.TLS, handler)
-}
-
-// onReload is rt.OnReload for what the configuration file itself says.
-func onReload(rt *app.Runtime, name string, prepare func(next Config) (commit func(), err error)) {
-	rt.OnReload(name, func(context.Context) (func(), error) {
-		next, err := config.Load(rt.ConfigFile, rt.Environ, defaults())
-		if err != nil {
-			return nil, err
-		}
-		return prepare(next)
-	})
 }
 
 func newVerifier(c Config, rt *app.Runtime, conn *redisconn.Conn) (*authn.Verifier, error) {
@@ -254,7 +242,7 @@ func newWatch(c Config, rt *app.Runtime, conn *redisconn.Conn, sessions *session
 		return nil, err
 	}
 	rt.Background("suspicious activity", watch.Run)
-	onReload(rt, "suspicious activity", func(next Config) (func(), error) {
+	app.OnConfig(rt, "suspicious activity", func(next Config) (func(), error) {
 		usePlaces, err := places.Prepare(next.Anomaly.Places)
 		if err != nil {
 			return nil, err

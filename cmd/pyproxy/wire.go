@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/app"
-	"github.com/tollgate-proxy/tollgate/internal/config"
 	"github.com/tollgate-proxy/tollgate/internal/credential"
 	"github.com/tollgate-proxy/tollgate/internal/httpcache"
 	"github.com/tollgate-proxy/tollgate/internal/idleconn"
@@ -49,11 +48,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	proxy := pyproxy.New(c.Config, o)
 	rt.Background("upstreams", proxy.Run)
 	rt.WatchFile(rt.ConfigFile)
-	rt.OnReload("routes, upstreams and clients", func(context.Context) (func(), error) {
-		next, err := config.Load(rt.ConfigFile, rt.Environ, defaults())
-		if err != nil {
-			return nil, err
-		}
+	app.OnConfig(rt, "routes, upstreams and clients", func(next Config) (func(), error) {
 		clients, err := auth.Prepare(next.Management.Clients)
 		if err != nil {
 			return nil, err

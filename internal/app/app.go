@@ -204,8 +204,8 @@ func serve[C any](ctx context.Context, p Process[C], cfg C, file string, environ
 	}
 	rt.metrics = newRuntimeMetrics(metrics)
 	rt.Cleanup("traces", flush)
+	rt.OnReload("configuration", reloadConfig(p, cfg, rt)) // first: others take their share of it
 	err = p.Wire(ctx, cfg, rt)
-	rt.OnReload("configuration", tellRestart(p, cfg, rt))
 	if err == nil {
 		err = rt.serveOperations(base.Operations)
 	}
@@ -231,16 +231,30 @@ func serve[C any](ctx context.Context, p Process[C], cfg C, file string, environ
 	return 0
 }
 
-// tellRestart says in the log, once for each change, which keys of the
-// configuration now differ from what the process runs with and are read at its
-// start only.
-func tellRestart[C any](p Process[C], running C, rt *Runtime) func(context.Context) (func(), error) {
+// OnConfig is [Runtime.OnReload] for what the configuration file itself says, as
+// the process's C. The file is loaded once for each reload; where it is faulty,
+// prepare is not called.
+func OnConfig[C any](rt *Runtime, name string, prepare func(next C) (commit func(), err error)) {
+	rt.OnReload(name, func(context.Context) (func(), error) {
+		next, ok := rt.next.(C)
+		if !ok {
+			return nil, fmt.Errorf("the configuration is a %T", rt.next)
+		}
+		return prepare(next)
+	})
+}
+
+// reloadConfig loads the configuration for all parts of a reload. It says in the
+// log, once for each change, which keys now differ from what the process runs
+// with and are read at its start only.
+func reloadConfig[C any](p Process[C], running C, rt *Runtime) func(context.Context) (func(), error) {
 	var told []string
 	return func(ctx context.Context) (func(), error) {
 		next, err := config.Load(rt.ConfigFile, rt.Environ, p.Defaults())
 		if err != nil {
 			return nil, err
 		}
+		rt.next = next
 		return func() {
 			keys := config.NeedRestart(running, next)
 			if len(keys) > 0 && !slices.Equal(keys, told) {

@@ -279,6 +279,40 @@ func TestReloadNamesWhatTakesARestart(t *testing.T) {
 	}
 }
 
+// The file is loaded once, and a fault in it is the configuration's own, and not
+// of the part that would have come first.
+func TestReloadLoadsTheConfigurationOnce(t *testing.T) {
+	var got []string
+	r := launch(t, "greet: hi\n", func(_ context.Context, _ sample, rt *Runtime) error {
+		OnConfig(rt, "first", func(next sample) (func(), error) {
+			got = append(got, next.Greet)
+			// What a later load of the file would find.
+			return func() {}, os.WriteFile(rt.ConfigFile, []byte("grete: hello\n"), 0o600)
+		})
+		OnConfig(rt, "second", func(next sample) (func(), error) {
+			got = append(got, next.Greet)
+			return func() {}, nil
+		})
+		return nil
+	})
+	if err := r.rt.Reload(t.Context()); err != nil || !slices.Equal(got, []string{"hi", "hi"}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if err := r.rt.Reload(t.Context()); err == nil || len(got) != 2 {
+		t.Errorf("a faulty file was handed on: %v, %v", got, err)
+	}
+	if log := r.log.String(); r.log.Count("reload refused") != 1 || r.log.Count(`"part":"configuration"`) != 1 {
+		t.Errorf("log:\n%s", log)
+	}
+	OnConfig(r.rt, "of another process", func(int) (func(), error) { return func() {}, nil })
+	if err := os.WriteFile(r.rt.ConfigFile, []byte("greet: hi\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.rt.Reload(t.Context()); err == nil {
+		t.Error("a part got a configuration that is none of its own")
+	}
+}
+
 func TestReloadIsAllOrNothing(t *testing.T) {
 	var mu sync.Mutex
 	value, bad := "old", true

@@ -23,8 +23,8 @@ import (
 type Runtime struct {
 	Name    string
 	Version string
-	// ConfigFile and Environ are what the configuration was loaded from, for
-	// parts that reload their share of it.
+	// ConfigFile and Environ are what the configuration was loaded from. Parts
+	// reload their share of it with [OnConfig].
 	ConfigFile string
 	Environ    []string
 
@@ -49,6 +49,7 @@ type Runtime struct {
 	running   sync.WaitGroup
 	cancel    context.CancelFunc
 	reloading sync.Mutex
+	next      any // the configuration that is being reloaded; reloading guards it
 }
 
 type server struct {
