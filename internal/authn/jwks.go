@@ -160,7 +160,11 @@ func (r *remoteKeys) note(err error) {
 		return
 	}
 	r.bad.Inc()
-	if !r.failing {
+	switch {
+	case r.failing:
+	case r.issuer.keys.Load() == nil:
+		r.log.Error("key set cannot be fetched, and there is none yet: tokens of the issuer cannot be verified", "issuer", r.issuer.name, "error", err)
+	default:
 		r.log.Warn("key set cannot be fetched, the last one stays in use", "issuer", r.issuer.name, "error", err)
 	}
 	r.failing = true

@@ -14,6 +14,8 @@ import (
 
 	jose "github.com/go-jose/go-jose/v4"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tollgate-proxy/tollgate/internal/logtest"
 )
 
 // keyServer answers fetches without a network.
@@ -152,6 +154,40 @@ func TestRemoteKeys(t *testing.T) {
 
 // Unknown keys cause one fetch, at a bounded rate, and a key that is known to
 // be unknown none; no verification waits.
+// Whether a set stays in use depends on whether there is one.
+func TestRemoteKeysAreToldOf(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &keyServer{err: errors.New("down")}
+		log := &logtest.Buffer{}
+		cfg, ic := Default(), issuerConfig(t, "ES256")
+		ic.Keys = KeysConfig{JWKSURL: "https://issuer.test/jwks"}
+		cfg.Issuers = []IssuerConfig{ic}
+		v, err := New(cfg, Options{HTTPClient: &http.Client{Transport: s}, Log: log.Logger()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- v.Run(ctx) }()
+		defer func() { cancel(); <-done }()
+		want := func(none, stays, again int) {
+			t.Helper()
+			synctest.Wait()
+			if log.Count("there is none yet") != none || log.Count("the last one stays in use") != stays || log.Count("fetched again") != again {
+				t.Errorf("want %d, %d and %d:\n%s", none, stays, again, log)
+			}
+		}
+		pass(10 * time.Second)
+		want(1, 0, 0)
+		s.set(func(s *keyServer) { s.err, s.status, s.body = nil, 200, keysNamed("a") })
+		pass(cfg.JWKS.Refresh)
+		want(1, 0, 1)
+		s.set(func(s *keyServer) { s.err = errors.New("down") })
+		pass(2 * cfg.JWKS.Refresh)
+		want(1, 1, 1)
+	})
+}
+
 func TestRemoteUnknownKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &keyServer{status: 200, body: keysNamed("a")}
