@@ -58,6 +58,8 @@ func checkConfig(ctx context.Context, p *process, arguments []string) error {
 			if code := exitError(0); !errors.As(err, &code) {
 				sayf(p.stderr, "%s\n", strings.TrimRight(err.Error(), "\n"))
 			}
+		} else if !slices.Contains(processes(), kind) { // whose binaries say so themselves
+			sayf(p.stdout, "%s: the configuration is valid\n", file)
 		}
 	}
 	if bad {
