@@ -37,11 +37,12 @@ type Cache struct {
 	mu      sync.Mutex
 	names   map[string]bool
 	flights map[key]*flight
+	untold  map[string]string // purges that the store has not taken, by name
 }
 
 // New returns an empty cache.
 func New(o Options) *Cache {
-	c := &Cache{options: o, lru: newLRU(o.Bytes), names: map[string]bool{}, flights: map[key]*flight{}}
+	c := &Cache{options: o, lru: newLRU(o.Bytes), names: map[string]bool{}, flights: map[key]*flight{}, untold: map[string]string{}}
 	c.epochs.Store(&epochs{values: map[string]string{}, remote: map[string]string{}})
 	c.metrics = newMetrics(c)
 	if o.Metrics != nil {
@@ -58,7 +59,8 @@ func (c *Cache) get(ctx context.Context, k key, now time.Time) *entry {
 	if !c.storeUp(now) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.options.StoreTimeout)
+	// A client that leaves meanwhile says nothing about the store.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.options.StoreTimeout)
 	defer cancel()
 	b, err := c.options.Store.Get(ctx, hex.EncodeToString(k[:]))
 	if err != nil {

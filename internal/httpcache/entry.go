@@ -35,6 +35,11 @@ const passFor = 5 * time.Second
 
 func newEntry(status int, h http.Header, body []byte, l lifetime, now time.Time) *entry {
 	h = h.Clone()
+	for _, v := range h["Connection"] { // nor is what it names for anyone but us (RFC 9111, section 3.1)
+		for name := range strings.SplitSeq(v, ",") {
+			h.Del(strings.TrimSpace(name))
+		}
+	}
 	for _, name := range []string{"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade", "Age", "Content-Length", requestID} {
 		delete(h, name)
 	}

@@ -3,11 +3,16 @@ package httpcache
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 )
+
+var errPanic = errors.New("the request to the service ended in a panic")
 
 // flight is one request to the service on behalf of all that ask the same. Its
 // fields but resp are final when done is closed.
@@ -36,6 +41,11 @@ func (c *Cache) fly(t *transport, k key, r *http.Request, header http.Header, bo
 	c.flights[k] = f
 	go func() {
 		defer func() {
+			if v := recover(); v != nil { // no handler of a server is above us to end one request and not the process
+				f.err = errPanic
+				c.options.Log.ErrorContext(ctx, "panic", "in", "cache", "value", fmt.Sprint(v), "stack", string(debug.Stack()))
+				cancel()
+			}
 			c.mu.Lock()
 			delete(c.flights, k)
 			c.mu.Unlock()
@@ -80,7 +90,7 @@ func (f *flight) run(ctx context.Context, t *transport, k key, r *http.Request, 
 	}
 	l, ok := t.policy.storable(resp.StatusCode, resp.Header, now)
 	if !ok || resp.ContentLength > c.options.MaxEntry {
-		if resp.StatusCode < http.StatusInternalServerError { // a failing service is asked once at a time
+		if resp.StatusCode < http.StatusInternalServerError && resp.StatusCode != http.StatusTooManyRequests { // a service that fails or wants rest is asked once at a time
 			c.pass(k, now)
 		}
 		f.give(resp)
@@ -93,6 +103,7 @@ func (f *flight) run(ctx context.Context, t *transport, k key, r *http.Request, 
 		_ = resp.Body.Close()
 		f.err = err
 	case int64(len(body)) > c.options.MaxEntry:
+		c.pass(k, now)
 		resp.Body = struct {
 			io.Reader
 			io.Closer

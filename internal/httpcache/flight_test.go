@@ -199,3 +199,37 @@ func TestWhoLeavesAnUnsharedAnswerEndsIt(t *testing.T) {
 		t.Fatal("the service goes on for nobody")
 	}
 }
+
+// A service that wants rest must not get every request for a key at once, as one
+// whose answers cannot be shared does.
+func TestRequestsAreCoalescedWhileTheServiceWantsRest(t *testing.T) {
+	status := 429
+	f := newFixture(t, minute, func(*http.Request, int) (*http.Response, error) { return reply(status, "x"), nil })
+	f.want(f.ask("GET", "/", ""), "x", "fwd=miss")
+	status = 200
+	f.want(f.ask("GET", "/", ""), "x", "fwd=miss; stored")
+}
+
+// Nobody waits for the beginning of an answer that turns out too large, twice.
+func TestAnAnswerOfUnknownLengthThatIsTooLargeIsPassedAtOnceNextTime(t *testing.T) {
+	f := newFixture(t, minute, func(*http.Request, int) (*http.Response, error) {
+		r := reply(200, strings.Repeat("x", 64<<10+1))
+		r.ContentLength = -1
+		return r, nil
+	})
+	f.want(f.ask("GET", "/", ""), strings.Repeat("x", 64<<10+1), "fwd=miss")
+	f.want(f.ask("GET", "/", ""), strings.Repeat("x", 64<<10+1), "fwd=miss; detail=pass")
+}
+
+func TestAPanicEndsOneRequestAndNotTheProcess(t *testing.T) {
+	f := newFixture(t, minute, func(_ *http.Request, n int) (*http.Response, error) {
+		if n == 1 {
+			panic("a fault")
+		}
+		return reply(200, "well"), nil
+	})
+	if g := f.ask("GET", "/", ""); g.err == nil {
+		t.Fatal(g)
+	}
+	f.want(f.ask("GET", "/", ""), "well", "fwd=miss; stored")
+}

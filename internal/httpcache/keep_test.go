@@ -60,6 +60,7 @@ func TestWhatIsKept(t *testing.T) {
 		{"a max-age that is none", 200, []string{"Cache-Control", "max-age=ten"}, 0},
 		{"a negative max-age", 200, []string{"Cache-Control", "max-age=-1"}, 0},
 		{"a cookie", 200, []string{"Set-Cookie", "a=b", "Cache-Control", "max-age=10"}, 0},
+		{"a cookie behind an empty one", 200, []string{"Set-Cookie", "", "Set-Cookie", "a=b", "Cache-Control", "max-age=10"}, 0},
 		{"vary on all", 200, []string{"Vary", "Accept, *", "Cache-Control", "max-age=10"}, 0},
 		{"vary on a header", 200, []string{"Vary", "Accept"}, time.Minute},
 		{"an error", 500, []string{"Cache-Control", "max-age=10"}, 0},
@@ -208,5 +209,17 @@ func TestPurge(t *testing.T) {
 	f.want(f.ask("GET", "/", ""), "answer 3", "hit")
 	if !f.cache.Knows("r") || !f.cache.Knows("t") || f.cache.Knows("other") {
 		t.Fatal("names")
+	}
+}
+
+// What Connection names was for us alone, today and from the cache (RFC 9111, section 3.1).
+func TestWhatConnectionNamesIsNotKept(t *testing.T) {
+	f := newFixture(t, minute, numbered("Connection", "close, x-hop", "X-Hop", "1", "X-End", "2"))
+	for _, how := range []string{"fwd=miss; stored", "hit"} {
+		g := f.ask("GET", "/", "")
+		f.want(g, "answer 1", how)
+		if g.header.Get("X-Hop") != "" || g.header.Get("X-End") != "2" {
+			t.Fatal(g)
+		}
 	}
 }

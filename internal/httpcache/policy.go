@@ -47,9 +47,9 @@ func (p *Policy) storable(status int, h http.Header, now time.Time) (lifetime, b
 	switch {
 	case !slices.Contains([]int{200, 203, 301, 308, 404, 410}, status),
 		d.has("no-store"), d.has("private"), d.has("no-cache"),
-		h.Get("Set-Cookie") != "",
+		len(h["Set-Cookie"]) > 0,
 		slices.ContainsFunc(h["Vary"], func(v string) bool { return strings.Contains(v, "*") }),
-		h.Get("Content-Range") != "",
+		len(h["Content-Range"]) > 0,
 		strings.HasPrefix(h.Get("Content-Type"), "text/event-stream"):
 		return lifetime{}, false
 	}

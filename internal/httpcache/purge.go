@@ -58,17 +58,50 @@ func (c *Cache) Invalidate(ctx context.Context, route, path string) error {
 }
 
 // Purge makes the entries of a route or tag unfindable, here at once and in the
-// other replicas within the interval of Run. An error means that they may not
-// have learnt of it.
+// other replicas within the interval of Run. An error means that the store could
+// not be told: they learn of it once Run has reached it again.
 func (c *Cache) Purge(ctx context.Context, name string) error {
 	value := rand.Text()
 	c.setEpochs(func(e *epochs) { e.values[name] = value })
 	if c.options.Store == nil {
 		return nil
 	}
+	if err := c.tell(ctx, name, value); err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.untold[name] = value
+		return err
+	}
+	return nil
+}
+
+// tell records a purge in the store.
+func (c *Cache) tell(ctx context.Context, name, value string) error {
 	ctx, cancel := context.WithTimeout(ctx, c.options.StoreTimeout)
 	defer cancel()
-	return c.options.Store.SetEpoch(ctx, name, value)
+	err := c.options.Store.SetEpoch(ctx, name, value)
+	if err != nil {
+		c.metrics.storeErrors.Inc()
+	}
+	return err
+}
+
+// tellAgain tells the store what it has not taken. A name that is purged
+// meanwhile is told once more: that voids too much, never too little.
+func (c *Cache) tellAgain(ctx context.Context) {
+	c.mu.Lock()
+	untold := maps.Clone(c.untold)
+	c.mu.Unlock()
+	for name, value := range untold {
+		if c.tell(ctx, name, value) != nil {
+			return // the next round tries again
+		}
+		c.mu.Lock()
+		if c.untold[name] == value {
+			delete(c.untold, name)
+		}
+		c.mu.Unlock()
+	}
 }
 
 // Knows says whether any policy has the route or tag.
@@ -96,6 +129,7 @@ func (c *Cache) Run(ctx context.Context) error {
 	t := time.NewTicker(c.options.PollInterval)
 	defer t.Stop()
 	for {
+		c.tellAgain(ctx)
 		c.learn(ctx)
 		select {
 		case <-ctx.Done():

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -77,33 +78,47 @@ func TestReplicasShareAnswersAndPurges(t *testing.T) {
 
 // memory is a Store that fails on demand.
 type memory struct {
-	fail  error
-	calls int
-	value []byte
+	fail   error
+	calls  atomic.Int64
+	value  []byte
+	epochs map[string]string
 }
 
-func (m *memory) Get(context.Context, string) ([]byte, error) { m.calls++; return m.value, m.fail }
+func (m *memory) Get(ctx context.Context, _ string) ([]byte, error) {
+	m.calls.Add(1)
+	return m.value, errors.Join(m.fail, ctx.Err())
+}
 func (m *memory) Set(context.Context, string, []byte, time.Duration) error {
-	m.calls++
+	m.calls.Add(1)
 	return m.fail
 }
 func (m *memory) Epochs(context.Context) (map[string]string, error) { return nil, m.fail }
-func (m *memory) SetEpoch(context.Context, string, string) error    { return m.fail }
+func (m *memory) SetEpoch(_ context.Context, name, value string) error {
+	if m.fail == nil {
+		m.epochs = map[string]string{name: value}
+	}
+	return m.fail
+}
+
+// look has a cache look at the store's purges once.
+func (f *fixture) look() {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	f.cache.Run(ctx)
+}
 
 func TestNothingDependsOnTheStore(t *testing.T) {
 	m := &memory{}
 	f := newFixture(t, minute, numbered())
 	r := onStore(f, m, minute)
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	r.cache.Run(ctx) // one look at the purges
+	r.look()
 	m.fail = errors.New("down")
 	r.want(r.ask("GET", "/", ""), "answer 1", "fwd=miss; stored")
 	r.want(r.ask("GET", "/", ""), "answer 1", "hit")
-	if m.calls != 1 {
-		t.Fatalf("a store that failed is asked again: %d", m.calls)
+	if m.calls.Load() != 1 {
+		t.Fatalf("a store that failed is asked again: %d", m.calls.Load())
 	}
-	if err := r.cache.Purge(ctx, "r"); err == nil {
+	if err := r.cache.Purge(t.Context(), "r"); err == nil {
 		t.Fatal("a purge that others cannot know of")
 	}
 	r.want(r.ask("GET", "/", ""), "answer 2", "fwd=miss")
@@ -111,7 +126,7 @@ func TestNothingDependsOnTheStore(t *testing.T) {
 	m.fail = nil
 	m.value = []byte("\x01\x00rubbish") // another version's entry
 	r.want(r.ask("GET", "/", ""), "answer 3", "fwd=miss")
-	if m.calls < 3 {
+	if m.calls.Load() < 3 {
 		t.Fatal("the store is never asked again")
 	}
 }
@@ -122,7 +137,42 @@ func TestAStoreWhosePurgesAreUnknownIsNotAsked(t *testing.T) {
 	f := newFixture(t, minute, numbered())
 	r := onStore(f, m, minute)
 	r.ask("GET", "/", "")
-	if m.calls != 0 {
+	if m.calls.Load() != 0 {
 		t.Fatal("asked")
+	}
+}
+
+// Whoever can leave early could otherwise keep the replicas from sharing.
+func TestAClientThatLeavesSaysNothingAboutTheStore(t *testing.T) {
+	m := &memory{}
+	f := newFixture(t, minute, numbered())
+	r := onStore(f, m, minute)
+	r.look()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	ask(ctx, r.next, "GET", "/left", "")
+	polltest.Until(t, "what it asked for is kept all the same", func() bool { return m.calls.Load() == 2 })
+	r.ask("GET", "/", "")
+	if m.calls.Load() != 4 {
+		t.Fatal("the store is left alone")
+	}
+}
+
+func TestAPurgeThatTheStoreMissedIsToldAgain(t *testing.T) {
+	m := &memory{fail: errors.New("down")}
+	f := newFixture(t, minute, numbered())
+	r := onStore(f, m, minute)
+	if err := r.cache.Purge(t.Context(), "r"); err == nil {
+		t.Fatal("no error")
+	}
+	r.look()
+	m.fail = nil
+	r.look()
+	if m.epochs["r"] == "" {
+		t.Fatal("the others never learn of it")
+	}
+	m.epochs = nil
+	if r.look(); m.epochs != nil {
+		t.Fatal("told twice")
 	}
 }
