@@ -31,7 +31,8 @@ func (r *RedisReplays) Seen(ctx context.Context, issuer, id string) (bool, error
 // First implements Replays, and authn.Replays. The error wraps
 // revocation.ErrUnavailable.
 func (r *RedisReplays) First(ctx context.Context, keep time.Duration, id string) (bool, error) {
-	err := r.rdb.SetArgs(ctx, redisconn.Key("replay", id), 1, redis.SetArgs{Mode: "NX", TTL: max(keep, time.Second)}).Err()
+	// Once: a second run would take its own first one for a replay.
+	err := redisconn.Once(ctx, r.rdb, redis.NewStatusCmd(ctx, "set", redisconn.Key("replay", id), 1, "px", max(keep, time.Second).Milliseconds(), "nx"))
 	switch {
 	case errors.Is(err, redis.Nil):
 		return false, nil

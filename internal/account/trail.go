@@ -65,9 +65,8 @@ func (t *Trail) Audit(ctx context.Context, e Event) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), trailWrite) // done is done, whether the caller waits or not
 	defer cancel()
 	_, err := t.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		p.XAdd(ctx, &redis.XAddArgs{Stream: trailKey, MaxLen: t.config.MaxEvents, Approx: true, Values: []any{
-			"at", e.At.UnixMilli(), "actor", e.Actor, "action", e.Action, "target", e.Target, "reason", e.Reason, "outcome", e.Outcome,
-		}})
+		_ = redisconn.Once(ctx, p, redis.NewStringCmd(ctx, "xadd", trailKey, "maxlen", "~", t.config.MaxEvents, "*", // only queued here
+			"at", e.At.UnixMilli(), "actor", e.Actor, "action", e.Action, "target", e.Target, "reason", e.Reason, "outcome", e.Outcome))
 		p.XTrimMinID(ctx, trailKey, strconv.FormatInt(t.now().Add(-t.config.Keep).UnixMilli(), 10))
 		p.PExpire(ctx, trailKey, t.config.Keep)
 		return nil

@@ -28,14 +28,14 @@ var appendSource string
 // live.
 type Redis struct {
 	rdb                   redis.UniversalClient
-	record, amend, append *redis.Script
+	record, amend, append *redisconn.Script
 }
 
 // NewRedis returns a store on rdb.
 func NewRedis(rdb redis.UniversalClient) *Redis {
 	return &Redis{
-		rdb: rdb, record: redis.NewScript(recordSource),
-		amend: redis.NewScript(amendSource), append: redis.NewScript(appendSource),
+		rdb: rdb, record: redisconn.NewScript(recordSource),
+		amend: redisconn.NewScript(amendSource), append: redisconn.NewScript(appendSource),
 	}
 }
 
@@ -54,7 +54,7 @@ func unavailable(operation string, err error) error {
 	return fmt.Errorf("%w: %s: %w", ErrUnavailable, operation, err)
 }
 
-// Record implements Store, in one round trip.
+// Record implements Store, in one round trip. It runs once: to a second run nothing would be new.
 func (r *Redis) Record(ctx context.Context, user string, facts []Fact, keep time.Duration) (History, error) {
 	if len(facts) == 0 {
 		return History{}, nil
@@ -117,7 +117,7 @@ func (r *Redis) Amend(ctx context.Context, user string, a Amendment) error {
 	for i := range a.Vouch {
 		args = append(args, "vouch", a.Vouch[i].field())
 	}
-	if err := r.amend.Run(ctx, r.rdb, []string{factsKey(user)}, args...).Err(); err != nil {
+	if err := r.amend.RunIdempotent(ctx, r.rdb, []string{factsKey(user)}, args...).Err(); err != nil {
 		return unavailable("amend", err)
 	}
 	return nil

@@ -6,6 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 )
 
 const (
@@ -65,8 +69,8 @@ func (g *Guard) Run(ctx context.Context) error {
 
 // round judges once, if no other replica has done so in this period.
 func (g *Guard) round(ctx context.Context) error {
-	leased, err := g.o.Catalog.rdb.SetNX(ctx, keyLease, "1", g.o.Every*9/10).Result()
-	if err != nil || !leased {
+	lease := redis.NewBoolCmd(ctx, "set", keyLease, "1", "px", (g.o.Every * 9 / 10).Milliseconds(), "nx")
+	if err := redisconn.Once(ctx, g.o.Catalog.rdb, lease); err != nil || !lease.Val() {
 		return err
 	}
 	var errs []error

@@ -41,13 +41,13 @@ var dataParts = [...]string{"users", "exposed", "totals", "moments", "bins", "be
 // concurrent use.
 type Store struct {
 	rdb    redis.UniversalClient
-	record *redis.Script
-	read   *redis.Script
+	record *redisconn.Script
+	read   *redisconn.Script
 }
 
 // NewStore makes a store on a client.
 func NewStore(rdb redis.UniversalClient) *Store {
-	return &Store{rdb: rdb, record: redis.NewScript(recordSource), read: redis.NewScript(readSource)}
+	return &Store{rdb: rdb, record: redisconn.NewScript(recordSource), read: redisconn.NewScript(readSource)}
 }
 
 // keyOf names one part of an experiment's data. All parts of one version share
@@ -95,7 +95,7 @@ func (s *Store) Write(ctx context.Context, b *Batch) (strays int64, err error) {
 	for field, n := range b.requests {
 		args = append(args, field, n)
 	}
-	strays, err = s.record.Run(ctx, s.rdb, keys, args...).Int64()
+	strays, err = s.record.RunIdempotent(ctx, s.rdb, keys, args...).Int64()
 	if err != nil {
 		return 0, fmt.Errorf("record experiment %s: %w", d.Key, err)
 	}
@@ -119,7 +119,7 @@ func (s *Store) Read(ctx context.Context, d *Definition) ([]VariantData, error) 
 }
 
 func (s *Store) readAll(ctx context.Context, d *Definition) ([]VariantData, error) {
-	answer, err := s.read.Run(ctx, s.rdb, []string{keyOf(d, "exposed"), keyOf(d, "moments"), keyOf(d, "bins"), keyOf(d, "pairs")}).Slice()
+	answer, err := s.read.RunIdempotent(ctx, s.rdb, []string{keyOf(d, "exposed"), keyOf(d, "moments"), keyOf(d, "bins"), keyOf(d, "pairs")}).Slice()
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 )
 
 // part is what a demand asks of the buckets with one hash tag.
@@ -87,7 +89,7 @@ func (r *Redis) runAll(ctx context.Context, parts []*part) error {
 		parts   []*part
 		demands []*Demand
 		call    *call
-		cmd     *once
+		cmd     *redis.IntSliceCmd
 	}
 	var scripts []*script
 	byTag := map[string]*script{}
@@ -107,8 +109,7 @@ func (r *Redis) runAll(ctx context.Context, parts []*part) error {
 	for send := scripts; len(send) > 0; {
 		pipe := r.client.Pipeline()
 		for _, s := range send {
-			s.cmd = s.call.command(ctx)
-			_ = pipe.Process(ctx, s.cmd)
+			s.cmd = s.call.send(ctx, pipe)
 		}
 		_, _ = pipe.Exec(ctx) // Each command holds its error.
 		// What servers did not know they know after that.

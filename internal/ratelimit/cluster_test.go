@@ -245,9 +245,12 @@ func TestClusterOverANetwork(t *testing.T) {
 // joining many nor forgetting those that have ended takes a call for each.
 func sharersOnACluster(t *testing.T, client *redis.ClusterClient) {
 	hook := &pipelines{}
-	client.AddHook(hook)
 	now := time.Now()
 	s := NewSharers(client, func() time.Time { return now })
+	if err := s.script.Load(t.Context(), client); err != nil {
+		t.Fatal(err)
+	}
+	client.AddHook(hook)
 	join := func(name string) (others int) {
 		t.Helper()
 		var parts []Part

@@ -22,7 +22,7 @@ type denials struct {
 	seed   maphash.Seed
 	shards [denialShards]denialShard
 	limit  int // of each shard
-	due   chan *confirmation
+	due    chan *confirmation
 	// returns counts, by a hash of the bucket's key, what was returned.
 	returns [1024]atomic.Uint32
 }

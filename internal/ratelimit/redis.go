@@ -10,6 +10,8 @@ import (
 	"sync"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 )
 
 //go:embed lua/decide.lua
@@ -29,20 +31,20 @@ const MaxBatch = 64
 // All demands of a call take each step together, in one pipeline.
 type Redis struct {
 	client  redis.UniversalClient
-	script  *redis.Script
+	script  *redisconn.Script
 	cluster bool
 }
 
 // NewRedis returns a store on client. cluster says that the keys of a script
 // must share a hash tag.
 func NewRedis(client redis.UniversalClient, cluster bool) *Redis {
-	return &Redis{client: client, script: redis.NewScript(decideLua), cluster: cluster}
+	return &Redis{client: client, script: redisconn.NewScript(decideLua), cluster: cluster}
 }
 
 // Load puts the script into the server, so that the first decision need not
 // send it, and shows whether the server answers.
 func (r *Redis) Load(ctx context.Context) error {
-	if err := r.script.Load(ctx, r.client).Err(); err != nil {
+	if err := r.script.Load(ctx, r.client); err != nil {
 		return fmt.Errorf("load the decision script: %w", err)
 	}
 	return nil
@@ -64,30 +66,20 @@ func (r *Redis) run(ctx context.Context, demands []*Demand) error {
 	call := calls.Get().(*call) //nolint:forcetypeassert // The pool holds nothing else.
 	defer call.release()
 	call.build(r.script.Hash(), demands)
-	cmd := call.command(ctx)
-	_ = r.client.Process(ctx, cmd) // The command holds its error.
+	cmd := call.send(ctx, r.client)
 	if call.unknown(cmd) {
-		cmd = call.command(ctx)
-		_ = r.client.Process(ctx, cmd)
+		cmd = call.send(ctx, r.client)
 	}
 	return read(cmd, demands)
 }
 
 // read reads the answer to a call.
-func read(cmd *once, demands []*Demand) error {
+func read(cmd *redis.IntSliceCmd, demands []*Demand) error {
 	if err := cmd.Err(); err != nil {
 		return fmt.Errorf("decide in redis: %w", err)
 	}
 	return results(cmd.Val(), demands)
 }
-
-// once is a command that the client never sends again by itself where its answer
-// got lost: the server may have run it. A client of a Cluster would do that,
-// whatever its number of retries, and charge, or refund, twice.
-type once struct{ *redis.IntSliceCmd }
-
-// NoRetry is what the client asks a command.
-func (once) NoRetry() bool { return true }
 
 // call is the command of one script call, reused. Its arguments are pointers
 // into the demands, which spares boxing every number.
@@ -100,13 +92,17 @@ type call struct {
 	sizes  []int     // of the kinds, then places of their keys
 }
 
-func (c *call) command(ctx context.Context) *once {
-	return &once{redis.NewIntSliceCmd(ctx, c.args...)}
+// send sends the call to a client, or queues it in a pipeline. What charges, or
+// refunds, must not run twice.
+func (c *call) send(ctx context.Context, to redisconn.Processor) *redis.IntSliceCmd {
+	cmd := redis.NewIntSliceCmd(ctx, c.args...)
+	_ = redisconn.Once(ctx, to, cmd) // The command holds its error.
+	return cmd
 }
 
 // unknown says whether the server that got the command does not know the script,
 // and makes the call one that brings it.
-func (c *call) unknown(cmd *once) bool {
+func (c *call) unknown(cmd *redis.IntSliceCmd) bool {
 	if !redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
 		return false
 	}

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 )
 
 //go:embed lua/join.lua
@@ -22,12 +24,13 @@ var joinLua string
 // of goroutines.
 type Sharers struct {
 	client redis.Cmdable
+	script *redisconn.Script
 	now    func() time.Time
 }
 
 // NewSharers returns sharers kept with client.
 func NewSharers(client redis.Cmdable, now func() time.Time) *Sharers {
-	return &Sharers{client: client, now: now}
+	return &Sharers{client: client, script: redisconn.NewScript(joinLua), now: now}
 }
 
 // sharersPrefix begins the key of the hash of a quota's sharers: name to demand
@@ -56,15 +59,13 @@ func (s *Sharers) Join(ctx context.Context, parts []Part, life time.Duration) ([
 
 func (s *Sharers) join(ctx context.Context, parts []Part, life time.Duration) ([][]float64, error) {
 	now := s.now()
-	all := make([]*redis.Cmd, len(parts))
-	_, err := s.client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		until := " " + strconv.FormatInt(now.Add(life).UnixMilli(), 10)
-		for i, part := range parts {
-			wants := strconv.FormatFloat(part.Demand, 'g', 6, 64) + until
-			all[i] = p.Eval(ctx, joinLua, []string{sharersPrefix + part.Key}, part.Name, wants, life.Milliseconds())
-		}
-		return nil
-	})
+	until := " " + strconv.FormatInt(now.Add(life).UnixMilli(), 10)
+	calls := make([]redisconn.Call, len(parts))
+	for i, part := range parts {
+		wants := strconv.FormatFloat(part.Demand, 'g', 6, 64) + until
+		calls[i] = redisconn.Call{Keys: []string{sharersPrefix + part.Key}, Args: []any{part.Name, wants, life.Milliseconds()}}
+	}
+	all, err := s.script.RunAllIdempotent(ctx, s.client, calls)
 	if err != nil {
 		return nil, err
 	}

@@ -7,8 +7,7 @@
 // Calls are not retried by the client: a retry on a request's way would be paid
 // by the request's deadline, and a script that charges must not run twice. A
 // client of a Cluster does not hold to that: as it follows redirects, it sends again
-// what got no answer. A command that must not run twice there says so itself
-// (NoRetry), or does no harm when it does.
+// what got no answer. What must not run twice goes through Once or [Script.Run].
 package redisconn
 
 import (

@@ -9,17 +9,19 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 )
 
 // backend is the whole of what Store and Replica say to Redis. Its errors wrap ErrUnavailable.
 type backend struct {
 	rdb                redis.UniversalClient
-	open, write, prune *redis.Script
+	open, write, prune *redisconn.Script
 }
 
 func newBackend(rdb redis.UniversalClient) backend {
 	return backend{
-		rdb: rdb, open: redis.NewScript(openSource), write: redis.NewScript(writeSource), prune: redis.NewScript(pruneSource),
+		rdb: rdb, open: redisconn.NewScript(openSource), write: redisconn.NewScript(writeSource), prune: redisconn.NewScript(pruneSource),
 	}
 }
 
@@ -30,7 +32,7 @@ type written struct {
 	final   []change // the batch, with the marks as they now stand
 }
 
-// put runs the write script on one batch.
+// put runs the write script on one batch, once: a second run would tell of no change, and move a mark on.
 func (b *backend) put(ctx context.Context, mode string, batch []change, now time.Time) (written, error) {
 	args := make([]any, 0, 4+2*len(batch))
 	args = append(args, mode, now.Unix(), rand.Text(), feedLength)
@@ -81,7 +83,7 @@ const pruneSize = 1000
 
 // pruneSome removes up to pruneSize of what expired before now, and tells how many went.
 func (b *backend) pruneSome(ctx context.Context, now int64) (int, error) {
-	n, err := b.prune.Run(ctx, b.rdb, []string{keyEntries, keyMarks}, now, strconv.Itoa(pruneSize)).Int()
+	n, err := b.prune.RunIdempotent(ctx, b.rdb, []string{keyEntries, keyMarks}, now, strconv.Itoa(pruneSize)).Int()
 	if err != nil {
 		return 0, fmt.Errorf("%w: prune: %w", ErrUnavailable, err)
 	}
@@ -141,7 +143,7 @@ const origin = 25 * time.Hour
 
 // begin gives the position from which to take a snapshot; it begins a history where there is none.
 func (b *backend) begin(ctx context.Context) (standing, error) {
-	if err := b.open.Run(ctx, b.rdb, []string{keyMeta}, rand.Text(), int(origin.Seconds())).Err(); err != nil {
+	if err := b.open.RunIdempotent(ctx, b.rdb, []string{keyMeta}, rand.Text(), int(origin.Seconds())).Err(); err != nil {
 		return standing{}, fmt.Errorf("%w: begin a history: %w", ErrUnavailable, err)
 	}
 	s, err := b.standing(ctx)

@@ -25,12 +25,12 @@ var deferSource string
 // Redis is the store that every process shares.
 type Redis struct {
 	rdb            redis.UniversalClient
-	script, defers *redis.Script
+	script, defers *redisconn.Script
 }
 
 // NewRedis returns a store on rdb.
 func NewRedis(rdb redis.UniversalClient) *Redis {
-	return &Redis{rdb: rdb, script: redis.NewScript(source), defers: redis.NewScript(deferSource)}
+	return &Redis{rdb: rdb, script: redisconn.NewScript(source), defers: redisconn.NewScript(deferSource)}
 }
 
 // keys of a user's sessions, all under one hash tag.
@@ -141,12 +141,11 @@ func (r *Redis) Touch(ctx context.Context, seen []Seen, l Limits, now time.Time)
 	if len(seen) == 0 {
 		return nil, nil
 	}
-	replies, err := r.touch(ctx, seen, l, now)
-	if redis.HasErrorPrefix(err, "NOSCRIPT") { // nobody has run it since Redis started
-		if err = r.script.Load(ctx, r.rdb).Err(); err == nil {
-			replies, err = r.touch(ctx, seen, l, now)
-		}
+	calls := make([]redisconn.Call, len(seen))
+	for i, s := range seen {
+		calls[i] = redisconn.Call{Keys: keys(s.User), Args: arguments(l, now, "touch", s.Issuer, s.ID, s.At.UnixMilli())}
 	}
+	replies, err := r.script.RunAllIdempotent(ctx, r.rdb, calls)
 	if err != nil {
 		return nil, fmt.Errorf("%w: touch: %w", ErrUnavailable, err)
 	}
@@ -161,17 +160,6 @@ func (r *Redis) Touch(ctx context.Context, seen []Seen, l Limits, now time.Time)
 		}
 	}
 	return outcomes, nil
-}
-
-func (r *Redis) touch(ctx context.Context, seen []Seen, l Limits, now time.Time) ([]*redis.Cmd, error) {
-	replies := make([]*redis.Cmd, len(seen))
-	_, err := r.rdb.Pipelined(ctx, func(pipe redis.Pipeliner) error {
-		for i, s := range seen {
-			replies[i] = r.script.EvalSha(ctx, pipe, keys(s.User), arguments(l, now, "touch", s.Issuer, s.ID, s.At.UnixMilli())...)
-		}
-		return nil
-	})
-	return replies, err
 }
 
 // Settle implements Store. What is settled needs no owner any more.
@@ -216,7 +204,7 @@ func (r *Redis) Defer(ctx context.Context, user string, claim, next time.Time) e
 	if !next.IsZero() {
 		at = next.UnixMilli()
 	}
-	return unavailable("defer", r.defers.Run(ctx, r.rdb, []string{dueKey()}, user, claim.UnixMilli(), at).Err())
+	return unavailable("defer", r.defers.RunIdempotent(ctx, r.rdb, []string{dueKey()}, user, claim.UnixMilli(), at).Err())
 }
 
 func unavailable(what string, err error) error {
@@ -233,7 +221,7 @@ func arguments(l Limits, now time.Time, operation string, args ...any) []any {
 	}, args...)
 }
 
-// do runs one operation of the script.
+// do runs one operation of the script, once: a second run would not tell what the first one ended.
 func (r *Redis) do(ctx context.Context, user string, l Limits, now time.Time, operation string, args ...any) (Outcome, error) {
 	reply, err := r.script.Run(ctx, r.rdb, keys(user), arguments(l, now, operation, args...)...).Slice()
 	if err != nil {

@@ -39,13 +39,13 @@ var (
 type Store struct {
 	rdb         redis.UniversalClient
 	root        string
-	read, write *redis.Script
+	read, write *redisconn.Script
 }
 
 // New makes a store. root begins its keys, such as "tollgate:flag:{flags}:": it
 // has a hash tag, since one script writes them all.
 func New(rdb redis.UniversalClient, root string) *Store {
-	return &Store{rdb: rdb, root: root, read: redis.NewScript(readSource), write: redis.NewScript(writeSource)}
+	return &Store{rdb: rdb, root: root, read: redisconn.NewScript(readSource), write: redisconn.NewScript(writeSource)}
 }
 
 // Set is every document at one moment.
@@ -60,7 +60,7 @@ type Set struct {
 
 // Read reads the whole set.
 func (s *Store) Read(ctx context.Context) (Set, error) {
-	answer, err := s.read.Run(ctx, s.rdb, s.keys()).Slice()
+	answer, err := s.read.RunIdempotent(ctx, s.rdb, s.keys()).Slice()
 	if err != nil {
 		return Set{}, err
 	}
@@ -142,7 +142,9 @@ type Write struct {
 }
 
 // Write writes documents by name, all or nothing, and gives notice. It reports
-// false where the set is not at the expected version any more.
+// false where the set is not at the expected version any more. Where the answer
+// got lost, it may be written or not: a second run would call its own first one a
+// conflict.
 func (s *Store) Write(ctx context.Context, expect int64, writes map[string]Write) (bool, error) {
 	keys, args := s.keys(), []any{strconv.FormatInt(expect, 10), MaxHistory, s.channel()}
 	for _, name := range slices.Sorted(maps.Keys(writes)) {
@@ -172,6 +174,20 @@ func History[E any](ctx context.Context, s *Store, name string, limit int) ([]E,
 		}
 	}
 	return entries, nil
+}
+
+// Find reads a document's history and gives the newest change that is the one;
+// false where none of those that are kept is.
+func Find[E any](ctx context.Context, s *Store, name string, is func(E) bool) (E, bool, error) {
+	var none E
+	entries, err := History[E](ctx, s, name, MaxHistory)
+	if err != nil {
+		return none, false, err
+	}
+	if i := slices.IndexFunc(entries, is); i >= 0 {
+		return entries[i], true, nil
+	}
+	return none, false, nil
 }
 
 // Follower calls a function whenever a store may have changed: on notices, and at
