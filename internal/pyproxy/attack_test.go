@@ -1,10 +1,13 @@
 package pyproxy_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -149,30 +152,50 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 
-// A client that asks for much and never reads holds its place for a bounded time.
+// A client that asks for much and never reads holds its place for a bounded time,
+// whether it asks for one large answer, many small ones, or a stream.
 func TestAClientThatDoesNotReadIsLetGo(t *testing.T) {
-	large := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.CopyN(w, zeros{}, 256<<20) })}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go large.Serve(l)
-	t.Cleanup(func() { large.Close() })
-	c := settings(l.Addr().String())
-	c.Timeouts.BodyIdle, c.Timeouts.Body = 300*time.Millisecond, 300*time.Millisecond
-	g := newGate(t, c)
-	conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	io.WriteString(conn, "GET /get HTTP/1.1\r\nHost: x\r\n\r\n")
-	polltest.Until(t, "begun", func() bool { return g.metric("tollgate_pyproxy_requests_in_flight") == 1 })
-	polltest.Until(t, "let go", func() bool {
-		return g.metric("tollgate_pyproxy_requests_in_flight") == 0 && g.metric("tollgate_pyproxy_attempts_in_flight") == 0
-	})
-	if g.metric("tollgate_pyproxy_attempts_total", "outcome", "client_gone") != 1 {
-		t.Fatal("counted against the service")
+	for _, tc := range []struct {
+		name   string
+		answer http.HandlerFunc
+	}{
+		{"a large answer", func(w http.ResponseWriter, _ *http.Request) { io.CopyN(w, zeros{}, 256<<20) }},
+		{"small answers", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Length", "16384")
+			io.CopyN(w, zeros{}, 16384)
+		}},
+		{"a stream", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			io.Copy(w, zeros{})
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			large := httptest.NewServer(tc.answer)
+			t.Cleanup(func() { large.CloseClientConnections(); large.Close() })
+			c := settings(strings.TrimPrefix(large.URL, "http://"))
+			c.Timeouts.BodyIdle, c.Timeouts.Body = 300*time.Millisecond, 300*time.Millisecond
+			g := newGate(t, c)
+			conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(patience))
+			for err == nil {
+				_, err = io.WriteString(conn, "GET /get HTTP/1.1\r\nHost: x\r\n\r\n")
+			}
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Fatal("not let go")
+			}
+			polltest.Until(t, "nothing under way", func() bool {
+				return g.metric("tollgate_pyproxy_requests_in_flight") == 0 && g.metric("tollgate_pyproxy_attempts_in_flight") == 0
+			})
+			for _, ours := range []string{"body", "broken", "timeout", "error_status"} {
+				if g.metric("tollgate_pyproxy_attempts_total", "outcome", ours) != 0 {
+					t.Fatal("counted against the service")
+				}
+			}
+		})
 	}
 }
 

@@ -42,24 +42,25 @@ func (b *requestBody) failed() error {
 	return nil
 }
 
-// timedBody bounds how long a client may take to send its body. The time starts
-// with the first read, so a body that is never asked for costs nothing, and is
-// lifted at the body's end: the server goes on reading from the connection to
-// notice a client that leaves. It also ends the read that a cancelled transport
-// waits for.
+// timedBody bounds how long a client may take to send its body. The time also
+// ends the read that a cancelled transport waits for, and the server's own of a
+// body that nobody has asked for, without which no answer goes out. It is lifted at
+// the body's end: the server goes on reading from the connection to notice a
+// client that leaves.
 type timedBody struct {
 	io.ReadCloser
-	rc      *http.ResponseController
-	within  time.Duration
-	started bool
+	rc *http.ResponseController
 }
 
-// Read reads from the client. A connection without deadlines is read without.
+// newTimedBody starts the time. A connection without deadlines is read without.
+func newTimedBody(body io.ReadCloser, w http.ResponseWriter, within time.Duration) *timedBody {
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(within))
+	return &timedBody{body, rc}
+}
+
+// Read reads from the client.
 func (b *timedBody) Read(p []byte) (int, error) {
-	if !b.started {
-		b.started = true
-		_ = b.rc.SetReadDeadline(time.Now().Add(b.within))
-	}
 	n, err := b.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {
 		_ = b.rc.SetReadDeadline(time.Time{})

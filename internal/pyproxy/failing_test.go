@@ -247,3 +247,15 @@ func TestAMalformedBodyIsTheClientsFault(t *testing.T) {
 		t.Fatal("not counted as the client's")
 	}
 }
+
+// The server reads what is left of a small body before it answers.
+func TestAClientThatOwesABodyNobodyWantsIsAnswered(t *testing.T) {
+	b := newBackend(t, says(ok("x")))
+	c := settings(b.address)
+	c.Timeouts.Attempt = 300 * time.Millisecond
+	g := newGate(t, c)
+	g.proxy.Trip("s")
+	if got := g.raw("POST /post HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"); got != http.StatusServiceUnavailable {
+		t.Fatalf("%d, want 503", got)
+	}
+}

@@ -84,7 +84,7 @@ func (rt *route) serve(p *setup, w http.ResponseWriter, r *http.Request) {
 		}
 		// The server decides by its own request's body what is left to be read.
 		r = r.WithContext(r.Context())
-		r.Body = &timedBody{ReadCloser: body, rc: http.NewResponseController(w), within: rt.Timeout}
+		r.Body = newTimedBody(body, w, rt.Timeout)
 	}
 	rt.served.reverse.ServeHTTP(rec, r)
 }
@@ -178,13 +178,16 @@ func writeProblem(w http.ResponseWriter, r *http.Request, status int, code, deta
 
 // recorder remembers the status of an answer, and bounds how long the client may
 // take to read it: one that stops reading must not hold a place of the
-// concurrency limit for ever. An event stream is not bounded.
+// concurrency limit for ever. No answer is small enough to go without: a client
+// that asks again and again and reads nothing fills every buffer. Of an event
+// stream each part has the time.
 type recorder struct {
 	http.ResponseWriter
 	status  int
 	left    int64 // of the body's length, where it has one
 	within  time.Duration
 	bounded bool
+	stream  bool
 	done    func() // called before the client hears of success; may be nil
 }
 
@@ -194,12 +197,9 @@ func (r *recorder) WriteHeader(status int) {
 		r.status = status
 	}
 	if status >= 200 {
-		n, err := strconv.ParseInt(r.Header().Get("Content-Length"), 10, 64)
-		r.left = n
-		if (err != nil || n > buffered) && !isEventStream(r.Header()) {
-			r.bounded = true
-			r.bound(time.Now().Add(r.within))
-		}
+		n, _ := strconv.ParseInt(r.Header().Get("Content-Length"), 10, 64)
+		r.left, r.bounded, r.stream = n, true, isEventStream(r.Header())
+		r.bound(time.Now().Add(r.within))
 	}
 	if r.done != nil && status >= 200 && status < 400 {
 		r.done()
@@ -207,12 +207,12 @@ func (r *recorder) WriteHeader(status int) {
 	r.ResponseWriter.WriteHeader(status)
 }
 
-// buffered is the size of an answer that cannot block: socket buffers take it.
-const buffered = 16 << 10
-
 // Write passes on what has come; more is waited for, so it must not be. Of answers
 // without a length ReverseProxy takes the same care.
 func (r *recorder) Write(p []byte) (int, error) {
+	if r.stream {
+		r.bound(time.Now().Add(r.within))
+	}
 	n, err := r.ResponseWriter.Write(p)
 	if r.left -= int64(n); r.left > 0 && err == nil {
 		_ = http.NewResponseController(r.ResponseWriter).Flush() // the next Write says what is wrong
