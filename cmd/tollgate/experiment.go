@@ -32,6 +32,7 @@ func experimentCommand() command {
 			experimentTurnCommand("start", "assign users from now on", (*apiclient.Client).StartExperiment),
 			experimentTurnCommand("stop", "assign no users any more; the results stay", (*apiclient.Client).StopExperiment),
 			experimentResultsCommand(),
+			experimentRevertCommand(),
 			experimentDeleteCommand(),
 		},
 	}
@@ -153,9 +154,28 @@ func experimentUpdateCommand() command {
 	}.command()
 }
 
+func experimentRevertCommand() command {
+	return callCommand{
+		name: "revert", arguments: "KEY REVISION", summary: "bring back the definition that an experiment had at a revision of its history",
+		details: "It becomes a new revision, and a new version where users see or are measured something else: they are dealt\n" +
+			"anew, and measured from nothing. The state stays; an experiment that was deleted comes back as a draft.",
+		needs: "an experiment's key and a revision of its history are",
+		setup: func(flags *flag.FlagSet) callFunc {
+			terms := termsFlags(flags, "experiment", "revision")
+			return func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
+				to, err := past("experiment", "revision", arguments)
+				if err != nil {
+					return err
+				}
+				return sayState(p)(client.RevertExperiment(ctx, arguments[0], to, *terms))
+			}
+		},
+	}.command()
+}
+
 func experimentDeleteCommand() command {
 	return callCommand{
-		name: "delete", arguments: "KEY", summary: "delete an experiment that is not running, and all that was measured; its history stays",
+		name: "delete", arguments: "KEY", summary: "delete an experiment that is not running, and all that was measured; revert brings back what it was",
 		needs: needsExperiment,
 		setup: func(flags *flag.FlagSet) callFunc {
 			terms := termsFlags(flags, "experiment", "revision")

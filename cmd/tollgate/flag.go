@@ -241,14 +241,23 @@ func flagRevertCommand() command {
 		setup: func(flags *flag.FlagSet) callFunc {
 			terms := termsFlags(flags, "flag", "version")
 			return func(ctx context.Context, p *process, client *apiclient.Client, arguments []string) error {
-				to, err := strconv.ParseInt(arguments[1], 10, 64)
-				if err != nil || to < 1 {
-					return usagef("version %q: a number that `tollgate flag history %s` shows is needed", arguments[1], arguments[0])
+				to, err := past("flag", "version", arguments)
+				if err != nil {
+					return err
 				}
 				return sayFlag(p)(client.RevertFlag(ctx, arguments[0], to, *terms))
 			}
 		},
 	}.command()
+}
+
+// past reads KEY VERSION, where the version is one of a history.
+func past(kind, counter string, arguments []string) (int64, error) {
+	to, err := strconv.ParseInt(arguments[1], 10, 64)
+	if err != nil || to < 1 {
+		return 0, usagef("%s %q: a number that `tollgate %s history %s` shows is needed", counter, arguments[1], kind, arguments[0])
+	}
+	return to, nil
 }
 
 func flagDeleteCommand() command {

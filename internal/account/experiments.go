@@ -61,6 +61,7 @@ func (x *Experiments) Register(mux Routes, auth *credential.Authenticator) {
 	handle("DELETE /v1/experiments/{key}", operator, x.remove)
 	handle("POST /v1/experiments/{key}/start", operator, x.start)
 	handle("POST /v1/experiments/{key}/stop", operator, x.stop)
+	handle("POST /v1/experiments/{key}/revert", operator, x.revert)
 	handle("GET /v1/experiments/{key}/history", operator, x.history)
 	handle("GET /v1/experiments/{key}/results", operator, x.results)
 	handle("POST /v1/experiments/{key}/metrics", func(h http.Handler) http.Handler {
@@ -212,6 +213,28 @@ func (x *Experiments) stop(w http.ResponseWriter, r *http.Request) error {
 	return x.turn(w, r, "experiment.stop", x.o.Catalog.Stop)
 }
 
+// revert brings back the definition of an earlier revision: {"to": 3, …}.
+func (x *Experiments) revert(w http.ResponseWriter, r *http.Request) error {
+	var body struct {
+		experimentChange
+		To int64 `json:"to"`
+	}
+	if err := decodeJSON(w, r, smallBodyLimit, &body); err != nil {
+		return err
+	}
+	key := r.PathValue("key")
+	return x.changed(w, r, key, "experiment.revert", http.StatusOK, body.experimentChange, func(ctx context.Context, by experiment.Change) (experiment.Record, error) {
+		d, err := x.o.Catalog.At(ctx, key, body.To)
+		if err == nil {
+			err = x.fits(&d)
+		}
+		if err != nil {
+			return experiment.Record{}, err
+		}
+		return x.o.Catalog.Revert(ctx, key, body.To, by)
+	})
+}
+
 // turn starts or stops: {"reason": …, "revision": …}, or no body at all.
 func (x *Experiments) turn(w http.ResponseWriter, r *http.Request, action string,
 	do func(ctx context.Context, key string, by experiment.Change) (experiment.Record, error),
@@ -245,10 +268,17 @@ func (x *Experiments) remove(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	record, err := x.o.Catalog.Get(r.Context(), key)
+	measured := &record
+	if errors.Is(err, experiment.ErrInvalid) {
+		// What cannot be read can be deleted, with what was measured of what this
+		// replica last knew.
+		measured, err = x.o.Watcher.Current().Find(key), nil
+	}
 	if err == nil {
-		if err = x.o.Catalog.Delete(r.Context(), key, by); err == nil {
-			err = x.o.Store.Delete(r.Context(), &record.Definition)
-		}
+		err = x.o.Catalog.Delete(r.Context(), key, by)
+	}
+	if err == nil && measured != nil {
+		err = x.o.Store.Delete(r.Context(), &measured.Definition)
 	}
 	x.record(r, key, "experiment.delete", by, err)
 	if err != nil {

@@ -116,6 +116,13 @@ func TestExperimentLife(t *testing.T) {
 		// The clock stands still, so the end is set beforehand.
 		a.must(t, http.StatusOK, "POST", "/v1/experiments/button/stop", `{"reason": "enough"}`)
 		a.must(t, http.StatusNoContent, "DELETE", "/v1/experiments/button?revision=5&reason=done", "")
+		if got := a.must(t, http.StatusOK, "POST", "/v1/experiments/button/revert", `{"to": 5, "reason": "after all"}`); !strings.Contains(got, `"state":"draft"`) {
+			t.Errorf("got %s", got)
+		}
+		if e := a.audit.last(); e.Action != "experiment.revert" || e.Target != "button" || e.Reason != "after all" || e.Outcome != "done" {
+			t.Errorf("audited %+v", e)
+		}
+		a.must(t, http.StatusNoContent, "DELETE", "/v1/experiments/button", "")
 		for _, path := range []string{"", "/results"} {
 			a.must(t, http.StatusNotFound, "GET", "/v1/experiments/button"+path, "")
 		}
@@ -185,6 +192,9 @@ func TestExperimentRefusals(t *testing.T) {
 		"no such one":            {"PATCH", "/none", `{"traffic": 1}`, flagOperator, 404, ""},
 		"nor to start":           {"POST", "/none/start", "", flagOperator, 404, ""},
 		"nor to delete":          {"DELETE", "/none", "", flagOperator, 404, ""},
+		"back to nothing":        {"POST", "/button/revert", `{"to": 7}`, flagOperator, 404, ""},
+		"back to what":           {"POST", "/button/revert", `{"to": "x"}`, flagOperator, 400, ""},
+		"back by another way":    {"POST", "/button/revert", `{"to": 1, "revision": 1}`, flagOperator, 409, ""},
 		"a wrong revision":       {"DELETE", "/button?revision=x", "", flagOperator, 400, ""},
 		"a negative revision":    {"POST", "/button/stop", `{"revision": -1}`, flagOperator, 400, ""},
 		"started twice":          {"POST", "/button/start", "{}", flagOperator, 422, "running already"},
@@ -204,6 +214,35 @@ func TestExperimentRefusals(t *testing.T) {
 	if w := a.call("POST", "/v1/experiments/button/metrics", `{"observations": [{"user": "a", "metric": "bought"}]}`, flagService); w.Code != http.StatusConflict {
 		t.Errorf("a stopped experiment measures: %d", w.Code)
 	}
+}
+
+// What cannot be read is deleted like any other, with what was measured of it.
+func TestBrokenExperimentIsDeleted(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		a := newExperimentAPI(t, c)
+		d := a.running(t)
+		if err := a.recorder.Report(d, "ann", 0, experiment.Value{Metric: "bought", Value: 1}); err != nil {
+			t.Fatal(err)
+		}
+		measured := func() int { return len(c.Keys(t.Context(), "*}:totals").Val()) }
+		polltest.Until(t, "what is measured", func() bool { return measured() == 1 })
+		for _, key := range []string{"button", "odd"} {
+			if err := c.HSet(t.Context(), "tollgate:experiment:{experiments}:definitions", key, "{").Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a.must(t, http.StatusConflict, "DELETE", "/v1/experiments/button?revision=1", "")
+		for _, key := range []string{"button", "odd"} {
+			a.must(t, http.StatusNoContent, "DELETE", "/v1/experiments/"+key, "")
+			a.must(t, http.StatusNotFound, "DELETE", "/v1/experiments/"+key, "")
+		}
+		if measured() != 0 {
+			t.Error("what was measured is still there")
+		}
+		if got := a.must(t, http.StatusOK, "POST", "/v1/experiments/button/revert", `{"to": 2}`); !strings.Contains(got, `"state":"draft"`) {
+			t.Errorf("got %s", got)
+		}
+	})
 }
 
 // Before the start, a draft that asks for it takes what services report; its

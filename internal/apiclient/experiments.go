@@ -78,6 +78,12 @@ func (c *Client) StopExperiment(ctx context.Context, key string, t Terms) (Exper
 	return c.experiment(ctx, http.MethodPost, key, "/stop", t.body("revision", map[string]any{}))
 }
 
+// RevertExperiment brings back the definition of an earlier revision, as a new
+// revision. Its state stays; one that was deleted comes back as a draft.
+func (c *Client) RevertExperiment(ctx context.Context, key string, to int64, t Terms) (Experiment, error) {
+	return c.experiment(ctx, http.MethodPost, key, "/revert", t.body("revision", map[string]any{"to": to}))
+}
+
 // DeleteExperiment removes an experiment that is not running, and what was
 // measured; its history stays.
 func (c *Client) DeleteExperiment(ctx context.Context, key string, t Terms) error {

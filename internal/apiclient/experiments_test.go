@@ -45,6 +45,8 @@ func TestExperimentCalls(t *testing.T) {
 		}, `POST /v1/experiments/a%2Fb/start {}`, want},
 		{"stop", `{` + record + `}`, func(c *apiclient.Client) (any, error) { return c.StopExperiment(t.Context(), "button", terms) },
 			`POST /v1/experiments/button/stop {"reason":"why","revision":5}`, want},
+		{"revert", `{` + record + `}`, func(c *apiclient.Client) (any, error) { return c.RevertExperiment(t.Context(), "a/b", 2, terms) },
+			`POST /v1/experiments/a%2Fb/revert {"reason":"why","revision":5,"to":2}`, want},
 		{"delete", ``, func(c *apiclient.Client) (any, error) { return nil, c.DeleteExperiment(t.Context(), "button", terms) },
 			`DELETE /v1/experiments/button?reason=why&revision=5`, nil},
 		{"history", `{"key":"button","history":[{"revision":6,"at":"2026-01-02T03:04:05Z","actor":"ada","action":"delete","definition":null},{"revision":5,"at":"2026-01-02T03:04:05Z","actor":"ada","action":"start","definition":` + definition + `}]}`,

@@ -68,7 +68,7 @@ type Entry struct {
 	Revision int64     `json:"revision"`
 	At       time.Time `json:"at"`
 	Actor    string    `json:"actor"`
-	// Action is create, update, start, stop, delete or restore.
+	// Action is create, update, start, stop, revert, delete or restore.
 	Action string `json:"action"`
 	Reason string `json:"reason,omitempty"`
 	// Definition is the experiment after the change; nil after a deletion.
@@ -137,15 +137,20 @@ func (c *Catalog) List(ctx context.Context) (Snapshot, error) {
 // without them would be to guess, and to write the rest back to lose them.
 func parseRecord(key, document string) (Record, error) {
 	var r Record
+	return r, parse(document, &r, key, &r.Definition)
+}
+
+// parse reads a document, of which d is part.
+func parse(document string, into any, key string, d *Definition) error {
 	decoder := json.NewDecoder(strings.NewReader(document))
 	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(&r); err != nil {
-		return r, err
+	if err := decoder.Decode(into); err != nil {
+		return err
 	}
-	if r.Definition.Key != key {
-		return r, fmt.Errorf("names itself %q", r.Definition.Key)
+	if d.Key != key {
+		return fmt.Errorf("names itself %q", d.Key)
 	}
-	return r, r.Definition.Validate()
+	return d.Validate()
 }
 
 // Get reads one experiment, or ErrNotFound; ErrInvalid where it is broken.
@@ -257,6 +262,44 @@ func (c *Catalog) History(ctx context.Context, key string, limit int) ([]Entry, 
 		return nil, fmt.Errorf("read history of experiment %q: %w", key, err)
 	}
 	return entries, nil
+}
+
+// At gives the definition that an experiment had at a revision of its history.
+func (c *Catalog) At(ctx context.Context, key string, revision int64) (Definition, error) {
+	type entry struct {
+		Revision   int64           `json:"revision"`
+		Definition json.RawMessage `json:"definition"`
+	}
+	var d Definition
+	found, ok, err := versioned.Find(ctx, c.documents, key, func(e entry) bool { return e.Revision == revision })
+	if err != nil {
+		return d, fmt.Errorf("read history of experiment %q: %w", key, err)
+	}
+	if !ok || string(found.Definition) == "null" {
+		return d, fmt.Errorf("%w: %q has no definition at revision %d", ErrNotFound, key, revision)
+	}
+	if err := parse(string(found.Definition), &d, key, &d); err != nil {
+		return d, fmt.Errorf("%w: revision %d: %w", ErrInvalid, revision, err)
+	}
+	return d, nil
+}
+
+// Revert writes the definition that the experiment had at a revision of its
+// history, as a new revision. State, Start and Stop stay as they are; an
+// experiment that was deleted since comes back as a draft.
+func (c *Catalog) Revert(ctx context.Context, key string, revision int64, by Change) (Record, error) {
+	d, err := c.At(ctx, key, revision)
+	if err != nil {
+		return Record{}, err
+	}
+	return c.change(ctx, key, "revert", by, func(current *Definition) (*Definition, error) {
+		next := d
+		next.State, next.Start, next.Stop = Draft, time.Time{}, time.Time{}
+		if current != nil {
+			next.State, next.Start, next.Stop = current.State, current.Start, current.Stop
+		}
+		return &next, nil
+	})
 }
 
 func (c *Catalog) update(ctx context.Context, key, action string, by Change, edit func(*Definition) error) (Record, error) {

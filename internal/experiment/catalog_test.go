@@ -17,6 +17,7 @@ import (
 
 	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
+	"github.com/tollgate-proxy/tollgate/internal/versioned"
 )
 
 var catalogTime = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
@@ -105,6 +106,44 @@ func TestCatalogLife(t *testing.T) {
 			if !errors.Is(err, ErrNotFound) {
 				t.Errorf("got %v", err)
 			}
+		}
+	})
+}
+
+// An earlier definition comes back without the life that it had.
+func TestCatalogReverts(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, rdb *redis.Client) {
+		c, d := NewCatalog(rdb, fixedNow), valid()
+		d.Stop = catalogTime.Add(time.Hour)
+		put(t, c, d)
+		if _, err := c.Start(t.Context(), d.Key, anyone("go")); err != nil {
+			t.Fatal(err)
+		}
+		d.Traffic, d.Stop = 0.25, time.Time{}
+		put(t, c, d)
+		r, err := c.Revert(t.Context(), d.Key, 1, Change{Actor: "ada", Reason: "back", Expect: 3})
+		if x := &r.Definition; err != nil || r.Revision != 4 || x.Traffic != 1 || x.Version != 1 || x.State != Started || !x.Start.Equal(catalogTime) || !x.Stop.IsZero() {
+			t.Errorf("got %+v, %v", r, err)
+		}
+		for revision, want := range map[int64]error{1: ErrConflict, 9: ErrNotFound} {
+			if _, err := c.Revert(t.Context(), d.Key, revision, Change{Expect: 3}); !errors.Is(err, want) {
+				t.Errorf("to %d: got %v", revision, err)
+			}
+		}
+		// What a newer release has written does not come back without what is new.
+		newer := versioned.Write{Version: 5, Entry: []byte(`{"revision":5,"definition":{"key":"checkout","weather":"rain"}}`)}
+		if written, err := c.documents.Write(t.Context(), 4, map[string]versioned.Write{d.Key: newer}); err != nil || !written {
+			t.Fatal(written, err)
+		}
+		if _, err := c.Revert(t.Context(), d.Key, 5, anyone("")); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "weather") {
+			t.Errorf("got %v", err)
+		}
+		if r, err := c.Revert(t.Context(), d.Key, 4, anyone("")); err != nil || r.State != Draft || !r.Definition.Start.IsZero() || r.Definition.Version != 6 {
+			t.Errorf("got %+v, %v", r, err)
+		}
+		entries, err := c.History(t.Context(), d.Key, 1)
+		if err != nil || entries[0].Action != "revert" {
+			t.Errorf("got %+v, %v", entries, err)
 		}
 	})
 }

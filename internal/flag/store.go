@@ -249,15 +249,14 @@ func (s *Store) History(ctx context.Context, key string, limit int) ([]Entry, er
 // Revert writes the definition that the flag had at a version of its history,
 // as a new version; a flag deleted since comes back.
 func (s *Store) Revert(ctx context.Context, key string, version int64, c Change) (Record, error) {
-	entries, err := s.History(ctx, key, MaxHistory)
+	entry, ok, err := versioned.Find(ctx, s.documents, key, func(e Entry) bool { return e.Version == version })
 	if err != nil {
-		return Record{}, err
+		return Record{}, fmt.Errorf("read history of flag %q: %w", key, err)
 	}
-	i := slices.IndexFunc(entries, func(e Entry) bool { return e.Version == version })
-	if i < 0 || string(entries[i].Definition) == "null" {
+	if !ok || string(entry.Definition) == "null" {
 		return Record{}, fmt.Errorf("%w: %q has no definition at version %d", ErrNotFound, key, version)
 	}
-	def, err := ParseFlag(fmt.Sprintf("version %d of the flag", version), key, entries[i].Definition)
+	def, err := ParseFlag(fmt.Sprintf("version %d of the flag", version), key, entry.Definition)
 	if err != nil {
 		return Record{}, err
 	}

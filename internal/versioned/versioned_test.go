@@ -51,6 +51,11 @@ func TestStore(t *testing.T) {
 		if _, err := History[int](ctx, s, "a", 10); err == nil {
 			t.Error("a text was read as a number")
 		}
+		for name, want := range map[string]bool{"made": true, "lost": false} {
+			if got, ok, err := Find(ctx, s, "a", func(e string) bool { return e == name }); err != nil || ok != want || ok && got != name {
+				t.Errorf("%s: got %q, %v, %v", name, got, ok, err)
+			}
+		}
 		for i := range MaxHistory + 3 {
 			write(t, s, int64(3+i), map[string]Write{"a": {int64(3 + i), []byte("A"), []byte(`"again"`)}}, true)
 		}
@@ -136,7 +141,8 @@ func TestBadAnswers(t *testing.T) {
 	_, getErr := s.Get(t.Context(), "a")
 	_, writeErr := s.Write(t.Context(), 0, nil)
 	_, historyErr := History[string](t.Context(), s, "a", 1)
-	for i, err := range []error{readErr, versionErr, getErr, writeErr, historyErr} {
+	_, _, findErr := Find(t.Context(), s, "a", func(string) bool { return true })
+	for i, err := range []error{readErr, versionErr, getErr, writeErr, historyErr, findErr} {
 		if err == nil {
 			t.Errorf("%d: nothing failed without Redis", i)
 		}
