@@ -205,6 +205,8 @@ func refuse(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &p):
 	case errors.Is(err, ratelimit.ErrUnknown):
 		p = problem.New(http.StatusNotFound, "not_found", "No rule limits this.")
+	case errors.Is(err, ratelimit.ErrTooManyOverrides):
+		p = problem.New(http.StatusConflict, "too_many_overrides", fmt.Sprintf("There are %d overrides already. End some first, or wait until some end.", ratelimit.MaxOverrides))
 	case errors.Is(err, context.Canceled):
 		return // the client is gone
 	default:

@@ -49,9 +49,9 @@ func newTwins(t testing.TB, rules *Rules, change ...func(*Options)) (w twins) {
 
 func (w twins) override(user, tier string) {
 	for _, l := range w {
-		l.overrides.current.Store(&map[overridden]TierOverride{
+		l.overrides.current.Store(newCopy("", map[overridden]TierOverride{
 			{"tollgate", Entry{"user", user}}: {Tier: tier, Until: l.clock.Now().Add(time.Hour)},
-		})
+		}))
 	}
 }
 

@@ -2,6 +2,7 @@ package ratelimit
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -62,8 +63,8 @@ func TestOverrides(t *testing.T) {
 			if err := reader.Poll(t.Context()); err != nil {
 				t.Fatal(err)
 			}
-			if n := client.HLen(t.Context(), overridesKey).Val(); n != 2 {
-				t.Errorf("%d are kept", n)
+			if n := client.HLen(t.Context(), overridesKey).Val(); n != 2+1 { // and the version
+				t.Errorf("%d fields are kept", n)
 			}
 			if err := writer.Clear(t.Context(), "tollgate", Entry{"user", "a"}); err != nil {
 				t.Fatal(err)
@@ -76,6 +77,114 @@ func TestOverrides(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOverridesAreReadWhereTheyChanged: all of them, once after each change, and
+// otherwise not, neither as they end; what takes the place of an ended one stays,
+// and there is no place for more than so many.
+func TestOverridesAreReadWhereTheyChanged(t *testing.T) {
+	for name, start := range servers {
+		t.Run(name, func(t *testing.T) {
+			addr, c := start(t), clocktest.New(time.Now())
+			open := func() (*Overrides, *commands) {
+				client, seen := redis.NewClient(&redis.Options{Addr: addr}), &commands{}
+				t.Cleanup(func() { _ = client.Close() })
+				client.AddHook(seen)
+				o := NewOverrides(client, time.Second, c.Now, slog.New(slog.DiscardHandler))
+				o.most = 3
+				return o, seen
+			}
+			writer, _ := open()
+			reader, seen := open()
+			poll := func(what string, reads, knows int) {
+				t.Helper()
+				seen.names = nil
+				if err := reader.Poll(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if n := seen.count("hgetall"); n != reads {
+					t.Errorf("%s: all are read %d times, want %d", what, n, reads)
+				}
+				if n := len(reader.current.Load().tiers); n != knows {
+					t.Errorf("%s: %d are known, want %d", what, n, knows)
+				}
+			}
+			set := func(user string, d time.Duration) error {
+				return writer.Set(t.Context(), TierOverride{Domain: "tollgate", Subject: Entry{"user", user}, Tier: "premium", Until: c.Now().Add(d)})
+			}
+			must := func(err error) {
+				t.Helper()
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			poll("none yet", 1, 0)
+			must(set("a", time.Minute))
+			must(set("b", time.Hour))
+			must(set("c", time.Hour))
+			poll("a change", 1, 3)
+			poll("no change", 0, 3)
+			if err := set("d", time.Hour); !errors.Is(err, ErrTooManyOverrides) {
+				t.Errorf("one too many: %v", err)
+			}
+			must(set("b", 2*time.Hour))
+			poll("in place of another", 1, 3)
+
+			// The writer puts a new one in place of the one that has ended before
+			// the reader forgets that.
+			c.Advance(time.Minute)
+			must(set("a", time.Hour))
+			must(reader.forgetEnded(t.Context(), reader.current.Load()))
+			poll("a new one in place of the ended", 1, 3)
+
+			c.Advance(time.Hour)
+			poll("two have ended", 0, 1)
+			if n := len(seen.names); n != 2 {
+				t.Errorf("%v", seen.names)
+			}
+			poll("they have ended", 0, 1)
+			if n := len(seen.names); n != 1 {
+				t.Errorf("%v", seen.names)
+			}
+			must(set("d", time.Hour)) // There is place again.
+			poll("another", 1, 2)
+			must(writer.Clear(t.Context(), "tollgate", Entry{"user", "nobody"}))
+			poll("nothing was cleared", 0, 2)
+			must(writer.Clear(t.Context(), "tollgate", Entry{"user", "d"}))
+			poll("one was cleared", 1, 1)
+
+			// What Redis lost, and what begins again, is a change.
+			must(reader.client.Del(t.Context(), overridesKey).Err())
+			poll("lost", 1, 0)
+			must(set("e", time.Hour))
+			poll("begun again", 1, 1)
+		})
+	}
+}
+
+// commands notes the names of commands.
+type commands struct{ names []string }
+
+func (c *commands) count(name string) (n int) {
+	for _, seen := range c.names {
+		if seen == name {
+			n++
+		}
+	}
+	return n
+}
+
+func (c *commands) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (c *commands) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		c.names = append(c.names, cmd.Name())
+		return next(ctx, cmd)
+	}
+}
+
+func (c *commands) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
 }
 
 func TestOverridesRefused(t *testing.T) {
