@@ -26,7 +26,7 @@ type Config struct {
 type ManagementConfig struct {
 	Listen  string              `yaml:"listen" doc:"host:port, or unix:///path, of the HTTP API that shows and resets limits and overrides tiers; empty serves none."`
 	Domain  string              `yaml:"domain" doc:"Domain that the API means where a request names none."`
-	Clients []credential.Client `yaml:"clients" doc:"Callers of the API; without one it refuses everybody."`
+	Clients []credential.Client `yaml:"clients" reload:"true" doc:"Callers of the API; without one it refuses everybody."`
 }
 
 // Validate checks the section.

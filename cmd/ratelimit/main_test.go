@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,6 +25,7 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/configtest"
 	"github.com/tollgate-proxy/tollgate/internal/logtest"
 	"github.com/tollgate-proxy/tollgate/internal/polltest"
+	"github.com/tollgate-proxy/tollgate/internal/ratelimit"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
@@ -67,15 +69,19 @@ type running struct {
 	operations string
 	management string
 	rules      string
+	config     string // its file
+	secret     string // of call
 	log        *logtest.Buffer
 }
 
 const rulesText = "domain: tollgate\ntiers: {entry: tier, subjects: [user], default: free, table: [{name: free, limits: [{unit: hour, requests_per_unit: LIMIT}]}, {name: big, limits: [{unit: hour, requests_per_unit: 1000}]}]}\n"
 
+func hashed(secret string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(secret))) }
+
 func start(t *testing.T, redisAddr string, environ ...string) *running {
 	t.Helper()
 	dir := t.TempDir()
-	r := &running{t: t, operations: redistest.FreeAddr(t), management: redistest.FreeAddr(t), rules: filepath.Join(dir, "rules.yaml"), log: &logtest.Buffer{}}
+	r := &running{t: t, operations: redistest.FreeAddr(t), management: redistest.FreeAddr(t), rules: filepath.Join(dir, "rules.yaml"), config: filepath.Join(dir, "ratelimit.yaml"), secret: "secret", log: &logtest.Buffer{}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log(r.log)
@@ -83,15 +89,14 @@ func start(t *testing.T, redisAddr string, environ ...string) *running {
 	})
 	listen := redistest.FreeAddr(t)
 	r.write("10")
-	file := filepath.Join(dir, "ratelimit.yaml")
 	text := "limits: {files: [rules.yaml]}\nredis: {url: 'redis://" + redisAddr + "'}\ngrpc: {listen: '" + listen +
 		"'}\noperations: {listen: '" + r.operations + "'}\nshutdown: {drain_delay: 0s}\nstore: {timeout: 250ms, probe_interval: 20ms}\n" +
-		"management: {listen: '" + r.management + "', clients: [{name: support, roles: [operator], secret_sha256: " + fmt.Sprintf("%x", sha256.Sum256([]byte("secret"))) + "}]}\n"
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		"management: {listen: '" + r.management + "', clients: [{name: support, roles: [operator], secret_sha256: " + hashed(r.secret) + "}]}\n"
+	if err := os.WriteFile(r.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	ended := make(chan int, 1)
-	go func() { ended <- app.Main(process(), []string{"-config", file}, environ, r.log, r.log) }()
+	go func() { ended <- app.Main(process(), []string{"-config", r.config}, environ, r.log, r.log) }()
 	conn, err := grpc.NewClient(listen, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -235,7 +240,7 @@ func (r *running) call(method, path, body string) (int, string) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	req.Header.Set("Authorization", "Bearer secret")
+	req.Header.Set("Authorization", "Bearer "+r.secret)
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		r.t.Fatal(err)
@@ -303,5 +308,48 @@ func TestManagement(t *testing.T) {
 		if status, body := r.call(c[0], c[1], ""); status != 503 || !strings.Contains(body, "dependency_unavailable") {
 			t.Errorf("%v without redis: %d %s", c, status, body)
 		}
+	}
+}
+
+// TestManagementClientsReload: who may call the API changes with the file, and
+// stays as it is where the file is faulty.
+func TestManagementClientsReload(t *testing.T) {
+	r := start(t, redistest.Server(t))
+	text, err := os.ReadFile(r.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(from, to string) {
+		t.Helper()
+		if err := os.WriteFile(r.config, []byte(strings.Replace(string(text), from, to, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	allowed := func(secret string) bool {
+		r.secret = secret
+		status, _ := r.call("GET", "/v1/limit-overrides", "")
+		return status == http.StatusOK
+	}
+	write(hashed("secret"), hashed("another secret"))
+	polltest.Until(t, "the new client may call", func() bool { return allowed("another secret") })
+	if allowed("secret") {
+		t.Error("the client that is gone may call")
+	}
+	write(hashed("secret"), "no hash")
+	polltest.Until(t, "the reload is refused", func() bool { return strings.Contains(r.log.String(), "reload refused") })
+	if !allowed("another secret") {
+		t.Error("the client may not call after a faulty change")
+	}
+	if strings.Contains(r.log.String(), "with a restart only") {
+		t.Error("clients are said to need a restart")
+	}
+}
+
+// TestTooManyOverrides is told of as what it is, and not as the store's failure.
+func TestTooManyOverrides(t *testing.T) {
+	w := httptest.NewRecorder()
+	refuse(w, httptest.NewRequestWithContext(t.Context(), http.MethodPut, "/v1/limits/a/override", nil), fmt.Errorf("keep: %w", ratelimit.ErrTooManyOverrides))
+	if body := w.Body.String(); w.Code != http.StatusConflict || !strings.Contains(body, "too_many_overrides") || !strings.Contains(body, "100000") {
+		t.Errorf("%d %s", w.Code, body)
 	}
 }

@@ -72,6 +72,7 @@ func wire(ctx context.Context, c Config, rt *app.Runtime) error {
 		limiter.RulesRefused()
 		return nil, err
 	})
+	rt.WatchFile(rt.ConfigFile)
 	for _, file := range rules.Files() {
 		rt.WatchFile(file)
 	}
@@ -80,6 +81,7 @@ func wire(ctx context.Context, c Config, rt *app.Runtime) error {
 		if err != nil {
 			return err
 		}
+		app.OnConfig(rt, "management clients", func(next Config) (func(), error) { return auth.Prepare(next.Management.Clients) })
 		api := &limitsAPI{limiter: limiter, overrides: overrides, domain: c.Management.Domain, audit: account.LogAuditor{Log: rt.Log}, now: time.Now}
 		if err := rt.ServeHTTP("management", c.Management.Listen, api.handler(auth)); err != nil {
 			return err
