@@ -101,6 +101,7 @@ func Listen(listen string) (net.Listener, error) {
 func (rt *Runtime) ServeGRPC(name, listen string, register func(*grpc.Server), extra ...grpc.ServerOption) error {
 	options := append([]grpc.ServerOption{
 		grpc.MaxRecvMsgSize(1 << 20),
+		grpc.MaxHeaderListSize(MaxHeaderBytes), // not 16 MiB for each of the streams
 		grpc.MaxConcurrentStreams(10_000),
 		grpc.ConnectionTimeout(10 * time.Second),
 		// Goroutines that stay keep their grown stacks; a call that finds none
@@ -204,7 +205,7 @@ func (rt *Runtime) serveHTTP(name string, l net.Listener, h http.Handler, wrap .
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	s := &http.Server{
-		Handler:           h,
+		Handler:           boundRest(h, restOfBody),
 		Protocols:         protocols,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
@@ -227,6 +228,21 @@ func (rt *Runtime) serveHTTP(name string, l net.Listener, h http.Handler, wrap .
 			_ = s.Close()
 		}
 		return nil
+	})
+}
+
+// restOfBody is how long a client has for what a handler has left of its body.
+const restOfBody = 5 * time.Second
+
+// boundRest bounds how long the server waits for what a handler has left of a
+// request's body: net/http reads up to 256 KiB of it before a small answer goes
+// out, and for ever if the client sends nothing.
+func boundRest(next http.Handler, within time.Duration) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		next.ServeHTTP(w, r)
+		if r.ContentLength != 0 {
+			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(within)) // the next request has its own
+		}
 	})
 }
 

@@ -1,0 +1,77 @@
+package app
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+)
+
+// A client that owes a body which no handler wants is answered and let go, and one
+// that sends it keeps its connection.
+func TestAnUnreadBodyHoldsNoConnection(t *testing.T) {
+	for _, tc := range []struct {
+		name, body string
+		kept       bool
+	}{{"owed", "", false}, {"sent", strings.Repeat("x", 1000), true}} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := httptest.NewServer(boundRest(http.NotFoundHandler(), 100*time.Millisecond))
+			defer s.Close()
+			defer s.CloseClientConnections()
+			conn, err := net.Dial("tcp", s.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(20 * time.Second))
+			br := bufio.NewReader(conn)
+			ask := func() error {
+				io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"+tc.body)
+				resp, err := http.ReadResponse(br, nil)
+				if err != nil {
+					return err
+				}
+				_, err = io.Copy(io.Discard, resp.Body)
+				if err == nil && resp.StatusCode != http.StatusNotFound {
+					t.Fatalf("status %d", resp.StatusCode)
+				}
+				return err
+			}
+			if err := ask(); err != nil {
+				t.Fatal(err)
+			}
+			if err := ask(); (err == nil) != tc.kept {
+				t.Fatalf("asked again: %v", err)
+			}
+		})
+	}
+}
+
+func TestALargeHeaderOfACallIsRefused(t *testing.T) {
+	r := launch(t, "", func(_ context.Context, _ sample, rt *Runtime) error {
+		return rt.ServeGRPC("grpc", "127.0.0.1:0", func(*grpc.Server) {})
+	})
+	defer func() { r.stop(); <-r.code }()
+	conn, err := grpc.NewClient(r.rt.Addr("grpc"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	client := grpc_health_v1.NewHealthClient(conn)
+	for size, fine := range map[int]bool{MaxHeaderBytes / 2: true, 2 * MaxHeaderBytes: false} {
+		ctx := metadata.AppendToOutgoingContext(t.Context(), "x", strings.Repeat("x", size))
+		if _, err := client.Check(ctx, &grpc_health_v1.HealthCheckRequest{}); (err == nil) != fine {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+}
