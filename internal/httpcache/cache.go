@@ -17,6 +17,7 @@ type Options struct {
 	MaxEntry     int64 // largest body that is kept
 	MaxKeyBody   int64 // largest request body that is a key; a larger one bypasses
 	Store        Store // nil for this process alone
+	StoreBytes   int64 // most bytes of entries in it at once, roughly
 	StoreTimeout time.Duration
 	StoreRest    time.Duration // how long a store that failed is left alone
 	PollInterval time.Duration // how often other replicas' purges are looked for
@@ -29,6 +30,7 @@ type Options struct {
 type Cache struct {
 	options Options
 	lru     *lru
+	ration  *ration
 	metrics *metrics
 	epochs  atomic.Pointer[epochs]
 	resting atomic.Int64 // the store is left alone until then, Unix nanoseconds
@@ -42,7 +44,7 @@ type Cache struct {
 
 // New returns an empty cache.
 func New(o Options) *Cache {
-	c := &Cache{options: o, lru: newLRU(o.Bytes), names: map[string]bool{}, flights: map[key]*flight{}, untold: map[string]string{}}
+	c := &Cache{options: o, lru: newLRU(o.Bytes), ration: newRation(o.StoreBytes), names: map[string]bool{}, flights: map[key]*flight{}, untold: map[string]string{}}
 	c.epochs.Store(&epochs{values: map[string]string{}, remote: map[string]string{}})
 	c.metrics = newMetrics(c)
 	if o.Metrics != nil {
@@ -80,13 +82,17 @@ func (c *Cache) get(ctx context.Context, k key, now time.Time) *entry {
 
 func (c *Cache) put(ctx context.Context, k key, e *entry, now time.Time) {
 	c.lru.put(k, e)
-	ttl := e.last().Sub(now)
+	ttl := min(e.last().Sub(now), storeLongest)
 	if !c.storeUp(now) || ttl <= 0 {
 		return
 	}
 	b, err := e.encode()
 	if err != nil {
 		c.storeFailed(ctx, err, now)
+		return
+	}
+	if !c.ration.take(int64(len(b))+storeOverhead, ttl, now) {
+		c.metrics.storeSkipped.Inc()
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.options.StoreTimeout)

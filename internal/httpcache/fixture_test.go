@@ -68,7 +68,7 @@ type fixture struct {
 }
 
 func options(f *fixture) httpcache.Options {
-	return httpcache.Options{Bytes: 16 << 20, MaxEntry: 64 << 10, MaxKeyBody: 1 << 10, StoreTimeout: patience, StoreRest: time.Minute,
+	return httpcache.Options{Bytes: 16 << 20, MaxEntry: 64 << 10, MaxKeyBody: 1 << 10, StoreBytes: 16 << 20, StoreTimeout: patience, StoreRest: time.Minute,
 		PollInterval: time.Millisecond, Now: f.Now, Log: slog.New(slog.DiscardHandler), Metrics: f.registry}
 }
 

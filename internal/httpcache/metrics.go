@@ -20,9 +20,10 @@ func (r result) String() string {
 }
 
 type metrics struct {
-	requests    *prometheus.CounterVec
-	storeErrors prometheus.Counter
-	usage       []prometheus.Collector
+	requests     *prometheus.CounterVec
+	storeErrors  prometheus.Counter
+	storeSkipped prometheus.Counter
+	usage        []prometheus.Collector
 }
 
 func newMetrics(c *Cache) *metrics {
@@ -30,8 +31,9 @@ func newMetrics(c *Cache) *metrics {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "tollgate_pyproxy_cache_" + name, Help: help}, f)
 	}
 	return &metrics{
-		requests:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tollgate_pyproxy_cache_requests_total", Help: "Requests of cached routes, by how they met the cache."}, []string{"route", "result"}),
-		storeErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: "tollgate_pyproxy_cache_store_errors_total", Help: "Calls of the shared store that failed."}),
+		requests:     prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tollgate_pyproxy_cache_requests_total", Help: "Requests of cached routes, by how they met the cache."}, []string{"route", "result"}),
+		storeErrors:  prometheus.NewCounter(prometheus.CounterOpts{Name: "tollgate_pyproxy_cache_store_errors_total", Help: "Calls of the shared store that failed."}),
+		storeSkipped: prometheus.NewCounter(prometheus.CounterOpts{Name: "tollgate_pyproxy_cache_store_skipped_total", Help: "Entries not put into the shared store, since this process has its share there."}),
 		usage: []prometheus.Collector{
 			gauge("memory_bytes", "Memory that entries take.", func() float64 { b, _, _ := c.lru.usage(); return float64(b) }),
 			gauge("entries", "Entries in memory.", func() float64 { _, n, _ := c.lru.usage(); return float64(n) }),
@@ -42,7 +44,7 @@ func newMetrics(c *Cache) *metrics {
 }
 
 func (m *metrics) collectors() []prometheus.Collector {
-	return append([]prometheus.Collector{m.requests, m.storeErrors}, m.usage...)
+	return append([]prometheus.Collector{m.requests, m.storeErrors, m.storeSkipped}, m.usage...)
 }
 
 func (m *metrics) route(name string) (r [results]prometheus.Counter) {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tollgate-proxy/tollgate/internal/clocktest"
@@ -78,18 +79,20 @@ func TestReplicasShareAnswersAndPurges(t *testing.T) {
 
 // memory is a Store that fails on demand.
 type memory struct {
-	fail   error
-	calls  atomic.Int64
-	value  []byte
-	epochs map[string]string
+	fail    error
+	calls   atomic.Int64
+	value   []byte
+	epochs  map[string]string
+	longest time.Duration
 }
 
 func (m *memory) Get(ctx context.Context, _ string) ([]byte, error) {
 	m.calls.Add(1)
 	return m.value, errors.Join(m.fail, ctx.Err())
 }
-func (m *memory) Set(context.Context, string, []byte, time.Duration) error {
+func (m *memory) Set(_ context.Context, _ string, _ []byte, ttl time.Duration) error {
 	m.calls.Add(1)
+	m.longest = max(m.longest, ttl)
 	return m.fail
 }
 func (m *memory) Epochs(context.Context) (map[string]string, error) { return nil, m.fail }
@@ -175,4 +178,28 @@ func TestAPurgeThatTheStoreMissedIsToldAgain(t *testing.T) {
 	if r.look(); m.epochs != nil {
 		t.Fatal("told twice")
 	}
+}
+
+// Others need the store's memory too: it is bounded, and so is the time there, or
+// an entry could outlive the word that it is void.
+func TestTheStoreIsNotFilled(t *testing.T) {
+	m := &memory{}
+	f := newFixture(t, minute, numbered("Cache-Control", "max-age=31536000"))
+	r := &fixture{T: t, service: f.service, Clock: clocktest.New(f.Now())}
+	o := options(r)
+	r.registry = prometheus.NewRegistry()
+	o.Store, o.StoreBytes, o.Metrics = m, 1000, r.registry
+	r.cache = httpcache.New(o)
+	r.next = r.cache.Transport(minute, f.service)
+	r.look()
+	for i := range 10 {
+		r.ask("GET", fmt.Sprint("/", i), "")
+	}
+	if n := r.metric("tollgate_pyproxy_cache_store_skipped_total"); n < 7 || n > 9 {
+		t.Fatalf("%v skipped", n)
+	}
+	if m.longest != 7*24*time.Hour {
+		t.Fatalf("kept for %s", m.longest)
+	}
+	r.want(r.ask("GET", "/9", ""), "answer 10", "hit")
 }

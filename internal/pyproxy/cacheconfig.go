@@ -16,6 +16,7 @@ type CacheConfig struct {
 	MaxEntry     config.Bytes  `yaml:"max_entry" doc:"Largest answer that is kept."`
 	MaxKeyBody   config.Bytes  `yaml:"max_key_body" doc:"Largest request body that answers are kept for."`
 	Redis        bool          `yaml:"redis" doc:"Whether replicas share answers and purges through Redis."`
+	RedisMemory  config.Bytes  `yaml:"redis_memory" doc:"Most bytes of answers that this replica has in Redis at once, roughly; further ones are kept in memory alone. One that is fetched anew counts again."`
 	RedisTimeout time.Duration `yaml:"redis_timeout" doc:"Longest wait for one call of Redis; the service is asked instead."`
 	RedisRest    time.Duration `yaml:"redis_rest" doc:"How long Redis is left alone after a call failed."`
 	Poll         time.Duration `yaml:"poll_interval" doc:"How often purges of other replicas are looked for."`
@@ -26,6 +27,7 @@ func (c CacheConfig) Validate(r *config.Report) {
 	check(r, c.Memory >= 1<<20, "memory", c.Memory, "at least 1MiB")
 	check(r, c.MaxEntry >= 1<<10 && c.MaxEntry <= c.Memory/16, "max_entry", c.MaxEntry, "1KiB to a sixteenth of cache.memory")
 	check(r, c.MaxKeyBody >= 1<<10 && c.MaxKeyBody <= 16<<20, "max_key_body", c.MaxKeyBody, "1KiB to 16MiB")
+	check(r, c.RedisMemory >= 1<<20, "redis_memory", c.RedisMemory, "at least 1MiB")
 	positive(r, "redis_timeout", c.RedisTimeout)
 	positive(r, "redis_rest", c.RedisRest)
 	positive(r, "poll_interval", c.Poll)

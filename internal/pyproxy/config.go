@@ -138,7 +138,7 @@ func Defaults() Config {
 		Breaker:   BreakerConfig{FailureRate: 0.5, SlowRate: 1, MinimumCalls: 20, Window: 10 * time.Second, Reset: 60 * time.Second, Probes: 3, ProbeTimeout: 30 * time.Second},
 		Limit:     LimitConfig{Enabled: true, Initial: 100, Min: 20, Max: 1000, Tolerance: 2},
 		Health:    HealthConfig{Interval: 5 * time.Second, Timeout: 2 * time.Second, UnhealthyAfter: 2, HealthyAfter: 1},
-		Cache:     CacheConfig{Memory: 64 << 20, MaxEntry: 1 << 20, MaxKeyBody: 64 << 10, Redis: true, RedisTimeout: 50 * time.Millisecond, RedisRest: 5 * time.Second, Poll: time.Second},
+		Cache:     CacheConfig{Memory: 64 << 20, MaxEntry: 1 << 20, MaxKeyBody: 64 << 10, Redis: true, RedisMemory: 256 << 20, RedisTimeout: 50 * time.Millisecond, RedisRest: 5 * time.Second, Poll: time.Second},
 		Ejection:  EjectionConfig{Failures: 5, Base: 10 * time.Second, Max: 5 * time.Minute},
 		Transport: TransportConfig{Connect: 2 * time.Second, Idle: 4 * time.Second, MaxIdle: 256, HeaderLimit: 64 << 10, ResolveEvery: 30 * time.Second, ResolveTimeout: 5 * time.Second},
 	}

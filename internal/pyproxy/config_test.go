@@ -94,6 +94,7 @@ func TestEveryRuleOfTheConfiguration(t *testing.T) {
 		{"cache: {memory: 1KiB}", "cache.memory"},
 		{"cache: {max_entry: 5MiB}", "cache.max_entry"},
 		{"cache: {max_key_body: 17MiB}", "cache.max_key_body"},
+		{"cache: {redis_memory: 1KiB}", "cache.redis_memory"},
 		{"cache: {redis_timeout: 0s}", "cache.redis_timeout"},
 		{"cache: {redis_rest: 0s}", "cache.redis_rest"},
 		{"cache: {poll_interval: 0s}", "cache.poll_interval"},

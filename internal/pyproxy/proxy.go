@@ -132,7 +132,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 func NewCache(c CacheConfig, store httpcache.Store, o Options) *httpcache.Cache {
 	return httpcache.New(httpcache.Options{
 		Bytes: int64(c.Memory), MaxEntry: int64(c.MaxEntry), MaxKeyBody: int64(c.MaxKeyBody),
-		Store: store, StoreTimeout: c.RedisTimeout, StoreRest: c.RedisRest, PollInterval: c.Poll,
+		Store: store, StoreBytes: int64(c.RedisMemory), StoreTimeout: c.RedisTimeout, StoreRest: c.RedisRest, PollInterval: c.Poll,
 		Now: o.Now, Log: o.Log, Metrics: o.Metrics,
 	})
 }
