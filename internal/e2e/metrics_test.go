@@ -135,6 +135,12 @@ func testRunbook(t *testing.T, s *system) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Envoy has its counter of requests that passed unlimited from the first one on.
+	_, token := s.user(t, "free")
+	s.kill(t, stack.Ratelimit)
+	s.want(t, http.StatusOK, ask{path: "/orders", token: token})
+	s.start(t, stack.Ratelimit)
+	s.repair(t)
 	var exported strings.Builder
 	for _, url := range []string{
 		s.URL(stack.AuthzOperations) + "/metrics", s.URL(stack.RatelimitOps) + "/metrics",

@@ -48,7 +48,7 @@ func TestSystem(t *testing.T) {
 		{"authz down", testAuthzDown},
 		{"ratelimit down", testRatelimitDown},
 		{"hangs", testHangs},
-		{"runbook", testRunbook}, // after the outages: some metrics come with the first event
+		{"runbook", testRunbook},
 		{"redis down at start", testRedisDownAtStart},
 		{"redis down mid-run", testRedisDownMidRun},
 		{"drain", testDrain},
