@@ -68,3 +68,20 @@ func TestEveryAnswerNamesItsRequestAndTheCache(t *testing.T) {
 		t.Errorf("the service was told %q", sent)
 	}
 }
+
+// What goes into every log is bounded, and one.
+func TestARequestIDThatIsNoneIsReplaced(t *testing.T) {
+	b := newBackend(t, says(ok("x")))
+	g := newGate(t, settings(b.address))
+	for _, ids := range [][]string{{""}, {"a", "b"}, {strings.Repeat("x", 129)}, {"a b"}, {"a\x80"}} {
+		var headers []string
+		for _, id := range ids {
+			headers = append(headers, "X-Request-Id", id)
+		}
+		r := g.do("GET", "/get", "", headers...)
+		sent := b.last().Header["X-Request-Id"]
+		if got := r.header["X-Request-Id"]; len(sent) != 1 || len(got) != 1 || got[0] != sent[0] || sent[0] == ids[0] {
+			t.Errorf("%q: the service got %q, the client %q", ids, sent, got)
+		}
+	}
+}

@@ -86,7 +86,7 @@ func (c *caller) try(x *exchange, number int, at *endpoint) tried {
 	a.took = p.now().Sub(a.start)
 	c.metrics.attemptTime.Observe(a.took.Seconds())
 	if err != nil {
-		why := classify(a.client, a.ctx, err, x.streamed)
+		why := classify(a.client, a.ctx, err, x.streamed, c.route.Timeout)
 		a.finish(why, err)
 		return tried{at: at, fail: &failure{cause: why, err: err}}
 	}

@@ -13,23 +13,30 @@ import (
 // A nil one is an absent or fully buffered body.
 type requestBody struct {
 	io.ReadCloser
+	now     func() time.Time
 	reading atomic.Bool
+	waited  atomic.Int64 // nanoseconds in which the client was waited for, before the present read
 	err     atomic.Pointer[error]
 }
 
 // Read reads from the client.
 func (b *requestBody) Read(p []byte) (int, error) {
+	start := b.now()
 	b.reading.Store(true)
 	n, err := b.ReadCloser.Read(p)
 	b.reading.Store(false)
+	b.waited.Add(int64(b.now().Sub(start)))
 	if err != nil && !errors.Is(err, io.EOF) {
 		b.err.Store(&err)
 	}
 	return n, err
 }
 
-// waiting says whether the client is being waited for.
-func (b *requestBody) waiting() bool { return b != nil && b.reading.Load() }
+// slow says whether it is the client that made an attempt reach its time-out: it
+// is being waited for, or has taken most of the time.
+func (b *requestBody) slow(timeout time.Duration) bool {
+	return b != nil && (b.reading.Load() || time.Duration(b.waited.Load()) > timeout/2)
+}
 
 // failed is the error that the client's side ended with, or nil.
 func (b *requestBody) failed() error {

@@ -46,11 +46,11 @@ func (c *caller) RoundTrip(req *http.Request) (*http.Response, error) {
 	if s, wait := c.circuit.breaker.State(); s == resilience.Open {
 		return nil, c.refused(&resilience.OpenError{State: s, RetryAfter: wait})
 	}
-	deadline := p.now().Add(c.route.TotalTimeout)
 	streamed, replay, fail := c.takeBody(req)
 	if fail != nil {
 		return nil, fail
 	}
+	deadline := p.now().Add(c.route.TotalTimeout) // what the client took to send its body leaves the service no less
 	attempts := 1
 	if c.repeatable(req) && (req.Body == nil || replay != nil) {
 		attempts += p.config.Retry.Max
@@ -103,7 +103,7 @@ func (c *caller) takeBody(req *http.Request) (*requestBody, []byte, *failure) {
 		req.Body = nil
 		return nil, nil, nil
 	}
-	body := &requestBody{ReadCloser: req.Body}
+	body := &requestBody{ReadCloser: req.Body, now: c.setup.now}
 	req.Body = body
 	most := int64(c.setup.config.Retry.BodyLimit)
 	if req.ContentLength > most || req.ContentLength < 0 && !c.repeatable(req) {

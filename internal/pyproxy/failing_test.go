@@ -5,10 +5,12 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tollgate-proxy/tollgate/internal/clocktest"
 	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/pyproxy"
 )
@@ -257,5 +259,20 @@ func TestAClientThatOwesABodyNobodyWantsIsAnswered(t *testing.T) {
 	g.proxy.Trip("s")
 	if got := g.raw("POST /post HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"); got != http.StatusServiceUnavailable {
 		t.Fatalf("%d, want 503", got)
+	}
+}
+
+// However long a client takes for a body that is kept, the service has its time.
+func TestASlowBodyLeavesTheServiceItsTime(t *testing.T) {
+	b := newBackend(t, says(ok("x")))
+	clock := clocktest.New(time.Now())
+	g := newGate(t, settings(b.address), func(o *pyproxy.Options) { o.Now = clock.Now })
+	w := httptest.NewRecorder()
+	g.proxy.ServeHTTP(w, httptest.NewRequest("POST", "/pure", readerFunc(func(p []byte) (int, error) {
+		clock.Advance(time.Hour)
+		return copy(p, "x"), io.EOF
+	})))
+	if w.Code != http.StatusOK {
+		t.Fatalf("%d %s", w.Code, w.Body)
 	}
 }

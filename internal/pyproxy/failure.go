@@ -78,8 +78,9 @@ func (f *failure) Error() string { return fmt.Sprintf("%s: %v", f.cause, f.err) 
 // Unwrap returns the underlying error.
 func (f *failure) Unwrap() error { return f.err }
 
-// classify says why a round trip under ctx, a child of the client's, failed.
-func classify(client, ctx context.Context, err error, body *requestBody) cause {
+// classify says why a round trip under ctx, a child of the client's, failed, that
+// had so much time.
+func classify(client, ctx context.Context, err error, body *requestBody, timeout time.Duration) cause {
 	var tooLarge *http.MaxBytesError
 	var op *net.OpError
 	var dns *net.DNSError
@@ -91,7 +92,7 @@ func classify(client, ctx context.Context, err error, body *requestBody) cause {
 	case client.Err() != nil:
 		return causeClientGone
 	case errors.Is(context.Cause(ctx), errDeadline):
-		if body.waiting() {
+		if body.slow(timeout) {
 			return causeClientSlow
 		}
 		return causeTimeout

@@ -29,7 +29,7 @@ type served struct {
 
 // ServeHTTP finds the request's route and answers it.
 func (p *setup) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Header[requestIDHeader] == nil {
+	if !isRequestID(r.Header[requestIDHeader]) {
 		r.Header[requestIDHeader] = []string{rand.Text()} // Envoy gives every request one
 	}
 	// A path that reads differently when decoded could be one route to us and
@@ -56,6 +56,13 @@ func (p *setup) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	rt.serve(p, w, r)
+}
+
+// isRequestID says whether values are one that logs, here and in the services, can
+// take: 1 to 128 visible characters.
+func isRequestID(values []string) bool {
+	return len(values) == 1 && values[0] != "" && len(values[0]) <= 128 &&
+		!strings.ContainsFunc(values[0], func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 func (rt *route) serve(p *setup, w http.ResponseWriter, r *http.Request) {
