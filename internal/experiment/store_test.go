@@ -464,9 +464,9 @@ func TestStoreCallReused(t *testing.T) {
 func TestStoreRetriesWhatFailed(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, c *redis.Client) {
 		for _, part := range dataParts {
-			d, s, b := valid(), NewStore(c), (*Batch)(nil)
+			d, s := valid(), NewStore(c)
 			d.Key = part
-			b = newBatch(t, d)
+			b := newBatch(t, d)
 			if err := errors.Join(b.Observe("ann", 0, "conversion", 1), b.Before("bob", Value{"conversion", 1})); err != nil {
 				t.Fatal(err)
 			}

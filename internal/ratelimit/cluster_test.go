@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,43 +19,7 @@ import (
 // startCluster starts three masters that share the slots.
 func startCluster(t *testing.T) *redis.ClusterClient {
 	t.Helper()
-	ctx := t.Context()
-	var addrs []string
-	for range 3 {
-		addrs = append(addrs, redistest.Server(t, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "2000"))
-	}
-	host, port, err := net.SplitHostPort(addrs[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	const slots = 16384
-	for i, a := range addrs {
-		c := redis.NewClient(&redis.Options{Addr: a})
-		defer c.Close()
-		if err := c.ClusterAddSlotsRange(ctx, i*slots/3, (i+1)*slots/3-1).Err(); err != nil {
-			t.Fatal(err)
-		}
-		if i > 0 {
-			if err := c.ClusterMeet(ctx, host, port).Err(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		polltest.Until(t, "the cluster is whole", func() bool {
-			if i < 2 {
-				return true
-			}
-			for _, a := range addrs {
-				n := redis.NewClient(&redis.Options{Addr: a})
-				info, err := n.ClusterInfo(ctx).Result()
-				_ = n.Close()
-				if err != nil || !strings.Contains(info, "cluster_state:ok") || !strings.Contains(info, "cluster_known_nodes:3") {
-					return false
-				}
-			}
-			return true
-		})
-	}
-	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: addrs})
+	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: redistest.Cluster(t, 3)})
 	t.Cleanup(func() { _ = client.Close() })
 	return client
 }
@@ -331,47 +293,11 @@ func returnsHoldUpNobody(t *testing.T, client *redis.ClusterClient) {
 	})
 }
 
-// losing is a connection whose server answers a script that it has run, but the
-// answer gets lost.
-type losing struct {
-	net.Conn
-	lose    *atomic.Bool
-	sent    *atomic.Int32
-	running bool
-	lost    bool
-}
-
-func (c *losing) Write(b []byte) (int, error) {
-	if strings.Contains(string(b), "evalsha") {
-		c.sent.Add(1)
-		c.running = c.lose.CompareAndSwap(true, false)
-	}
-	return c.Conn.Write(b)
-}
-
-func (c *losing) Read(b []byte) (int, error) {
-	if c.lost {
-		return 0, io.EOF
-	}
-	n, err := c.Conn.Read(b)
-	if c.running {
-		c.lost = true
-		return 0, io.EOF
-	}
-	return n, err
-}
-
 // clusterRunsNothingTwice: a client of a Cluster sends again what got no
 // answer. What charges or refunds must not be run twice.
 func clusterRunsNothingTwice(t *testing.T, whole *redis.ClusterClient) {
-	var lose atomic.Bool
-	var sent atomic.Int32
-	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: whole.Options().Addrs, Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		var d net.Dialer
-		c, err := d.DialContext(ctx, network, addr)
-		return &losing{Conn: c, lose: &lose, sent: &sent}, err
-	}})
-	defer client.Close()
+	lost := &redistest.LostAnswers{Of: "evalsha"}
+	client := lost.Cluster(t, whole.Options().Addrs)
 	demand := func(cost int64) *Demand {
 		return &Demand{Charges: []Charge{{Key: "{u}", Capacity: 10 * hour, Need: max(cost, 0), Cost: cost}}}
 	}
@@ -379,15 +305,15 @@ func clusterRunsNothingTwice(t *testing.T, whole *redis.ClusterClient) {
 		store := NewRedis(client, cluster)
 		take(t, NewRedis(whole, true), demand(8*hour))
 		take(t, store, demand(0))
-		lose.Store(true)
-		before := sent.Load()
+		lost.LoseNext()
+		before := lost.Sent()
 		if err := store.Take(t.Context(), []*Demand{demand(-2 * hour)}); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 		d := demand(0)
 		take(t, NewRedis(whole, true), d)
-		if left := d.Charges[0].Level - d.Now; sent.Load() != before+1 || left > 6*hour || left < 5*hour {
-			t.Errorf("%s: sent %d times, %s is taken", name, sent.Load()-before, time.Duration(left)*time.Microsecond)
+		if left := d.Charges[0].Level - d.Now; lost.Sent() != before+1 || left > 6*hour || left < 5*hour {
+			t.Errorf("%s: sent %d times, %s is taken", name, lost.Sent()-before, time.Duration(left)*time.Microsecond)
 		}
 		take(t, NewRedis(whole, true), demand(-10*hour))
 	}

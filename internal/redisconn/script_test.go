@@ -1,69 +1,25 @@
 package redisconn
 
 import (
-	"context"
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io"
 	"io/fs"
-	"net"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
-
-// forgetful is a connection that loses the answer to a command that the server
-// has run, if so, and breaks then.
-type forgetful struct {
-	net.Conn
-	lose       *atomic.Bool
-	sent, lost bool
-}
-
-func (c *forgetful) Write(b []byte) (int, error) {
-	if strings.Contains(string(b), "{n}") {
-		c.sent = c.lose.CompareAndSwap(true, false)
-	}
-	return c.Conn.Write(b)
-}
-
-func (c *forgetful) Read(b []byte) (int, error) {
-	if c.lost {
-		return 0, io.EOF
-	}
-	n, err := c.Conn.Read(b)
-	if c.lost = c.sent; c.lost {
-		return 0, io.EOF
-	}
-	return n, err
-}
 
 // TestOnAClusterWhoseAnswersGetLost: what must not run twice does not, alone and
 // in a pipeline, and what may is answered all the same.
 func TestOnAClusterWhoseAnswersGetLost(t *testing.T) {
-	addr := redistest.Server(t, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf")
-	plain := redistest.Client(t, addr)
-	if err := plain.ClusterAddSlotsRange(t.Context(), 0, 16383).Err(); err != nil {
-		t.Fatal(err)
-	}
-	polltest.Until(t, "the cluster is whole", func() bool {
-		return strings.Contains(plain.ClusterInfo(t.Context()).Val(), "cluster_state:ok")
-	})
-	var lose atomic.Bool
-	client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: []string{addr}, MaxRetries: -1, Dialer: func(ctx context.Context, network, addr string) (net.Conn, error) {
-		var d net.Dialer
-		c, err := d.DialContext(ctx, network, addr)
-		return &forgetful{Conn: c, lose: &lose}, err
-	}})
-	defer client.Close()
+	lost := &redistest.LostAnswers{Of: "{n}"}
+	client := lost.Cluster(t, redistest.Cluster(t, 1))
 	const key = "{n}"
 	script := NewScript("return redis.call('INCRBY', KEYS[1], ARGV[1])")
 	run := func() (int, error) { return script.Run(t.Context(), client, []string{key}, 1).Int() }
@@ -96,7 +52,7 @@ func TestOnAClusterWhoseAnswersGetLost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		lose.Store(true)
+		lost.LoseNext()
 		failed := c.do() != nil
 		after, err := client.Get(t.Context(), key).Int()
 		if err != nil {
