@@ -168,7 +168,10 @@ func (rt *Runtime) wait(ctx context.Context) error {
 	}
 }
 
-// stop ends everything within the shutdown timeout.
+// endWithin is how long background work, and each clean-up, has to end.
+const endWithin = 5 * time.Second
+
+// stop ends the servers within the shutdown timeout, and then everything else.
 func (rt *Runtime) stop() error {
 	ctx, done := context.WithTimeout(context.Background(), rt.shutdown.Timeout)
 	defer done()
@@ -196,7 +199,7 @@ func (rt *Runtime) stop() error {
 	}()
 	select {
 	case <-ended:
-	case <-ctx.Done():
+	case <-time.After(endWithin): // its own: a client's long stream may have taken all of the timeout
 		errs = append(errs, errors.New("background work did not end in time"))
 	}
 	return errors.Join(append(errs, rt.clean()...)...)
@@ -221,7 +224,7 @@ func (rt *Runtime) clean() []error {
 	var errs []error
 	for i := len(rt.cleanups) - 1; i >= 0; i-- {
 		c := rt.cleanups[i]
-		ctx, done := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, done := context.WithTimeout(context.Background(), endWithin)
 		if err := c.do(ctx); err != nil {
 			// A collector that is away must not make a clean stop look failed.
 			if c.name == "traces" {

@@ -75,3 +75,23 @@ func TestALargeHeaderOfACallIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// A client that stays until the end does not make a clean stop look failed.
+func TestALongAnswerDoesNotFailTheStop(t *testing.T) {
+	r := launch(t, "shutdown: {timeout: 50ms}", func(_ context.Context, _ sample, rt *Runtime) error {
+		rt.Background("work", func(ctx context.Context) error { <-ctx.Done(); return nil })
+		return rt.ServeHTTP("http", "127.0.0.1:0", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}))
+	})
+	resp, err := http.Get("http://" + r.rt.Addr("http"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	r.stop()
+	if code := <-r.code; code != 0 {
+		t.Fatalf("exit %d: %s", code, r.log)
+	}
+}
