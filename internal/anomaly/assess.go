@@ -38,11 +38,13 @@ func (w *Watch) judge(ctx context.Context, j *job) {
 func (w *Watch) noteStore(err error) {
 	switch {
 	case errors.Is(err, ErrUnavailable):
-		if w.away.CompareAndSwap(false, true) {
+		w.away.Store(true)
+		if w.outage.Failed(w.options.Now()) {
 			w.options.Log.Error("suspicious activity cannot be judged: there are no new signals until the store is back", "error", err)
 		}
 	case err == nil:
-		if w.away.CompareAndSwap(true, false) {
+		w.away.Store(false)
+		if w.outage.Answered(w.options.Now()) {
 			w.options.Log.Info("suspicious activity is judged again")
 		}
 	}

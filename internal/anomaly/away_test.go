@@ -12,12 +12,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/outage"
 	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
 func TestStoreAway(t *testing.T) {
-	w := newWatch(t, NewMemory(), nil)
+	var passed atomic.Int64
+	w := newWatch(t, NewMemory(), nil, func(o *Options) { o.Now = func() time.Time { return start.Add(time.Duration(passed.Load())) } })
 	w.Observe(t.Context(), sighting(-3*day, berlin))
 	suspect := sighting(0, berlin, phone)
 	w.expect("known", suspect, "new_device", Header)
@@ -41,7 +43,20 @@ func TestStoreAway(t *testing.T) {
 	w.store.away.Store(false)
 	again := sighting(6*time.Second, berlin, token("a1"), phone)
 	polltest.Until(t, "it is judged again", func() bool { return w.Observe(t.Context(), again).Reasons == "new_device" })
-	polltest.Until(t, "it is told", func() bool { return strings.Contains(w.log.String(), "judged again") })
+	// It is told of once it has stayed so.
+	w.store.away.Store(true)
+	failures := w.counted(failed)
+	w.expect("away again", sighting(6*time.Second, berlin, token("b"), phone), "", None)
+	polltest.Until(t, "it was tried again", func() bool { return w.counted(failed) > failures })
+	w.store.away.Store(false)
+	w.expect("and back", sighting(6*time.Second, berlin, token("c"), phone), "new_device", Header)
+	w.idle()
+	if w.log.Count("no new signals") != 1 || w.log.Count("judged again") != 0 {
+		t.Errorf("what comes and goes is told: %s", w.log)
+	}
+	passed.Store(int64(outage.Calm))
+	w.expect("to stay", sighting(7*time.Second, berlin, token("d"), phone), "new_device", Header)
+	polltest.Until(t, "it is told", func() bool { return w.log.Count("judged again") == 1 })
 }
 
 // A hanging Redis costs the wait, never more; and its metric says so.

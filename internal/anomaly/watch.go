@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tollgate-proxy/tollgate/internal/outage"
 )
 
 // Sighting is a request with a verified token.
@@ -60,7 +62,8 @@ type Watch struct {
 	shards   [watchShards]watchShard
 	arrivals newcomers
 	queue    chan job
-	away     atomic.Bool
+	away     atomic.Bool // when it was last asked
+	outage   outage.Outage
 }
 
 const (

@@ -10,19 +10,16 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/singleflight"
+
+	"github.com/tollgate-proxy/tollgate/internal/outage"
 )
 
 // maxAnswer is the longest answer of an introspection server, in bytes.
 const maxAnswer = 64 << 10
-
-// calm is how long after its last failure a server that answers counts as back:
-// one that answers now and then is logged once.
-const calm = 10 * time.Second
 
 // introspector asks a server about opaque tokens (RFC 7662). Answers, good and
 // bad, are believed for a while; questions about one token are asked once at a
@@ -37,9 +34,7 @@ type introspector struct {
 	cache   *cache
 	flights singleflight.Group
 	slots   chan struct{}
-	// failedAt is when there was no answer for the last time, in nanoseconds since
-	// 1970; 0 once that is over.
-	failedAt atomic.Int64
+	away    outage.Outage
 
 	asked map[string]prometheus.Counter
 	all   *prometheus.CounterVec
@@ -144,12 +139,12 @@ func (in *introspector) ask(ctx context.Context, token string) (*verified, error
 	answer, err := in.post(ctx, token)
 	if err != nil {
 		in.asked["error"].Inc()
-		if in.failedAt.Swap(in.now().UnixNano()) == 0 {
+		if in.away.Failed(in.now()) {
 			in.log.Warn("introspection server does not answer", "error", err)
 		}
 		return nil, fmt.Errorf("introspection: %w", err)
 	}
-	if at := in.failedAt.Load(); at != 0 && in.now().UnixNano()-at >= int64(calm) && in.failedAt.CompareAndSwap(at, 0) {
+	if in.away.Answered(in.now()) {
 		in.log.Info("introspection server answers again")
 	}
 	got, err := in.read(answer, token)

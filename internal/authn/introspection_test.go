@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tollgate-proxy/tollgate/internal/logtest"
+	"github.com/tollgate-proxy/tollgate/internal/outage"
 )
 
 // tokenServer is an introspection server without a network.
@@ -117,7 +118,7 @@ func TestIntrospectionIsLoggedByState(t *testing.T) {
 			pass(100 * time.Millisecond)
 		}
 		want(1, 0)
-		pass(calm)
+		pass(outage.Calm)
 		_, _ = ask(t, v, "later")
 		want(1, 1)
 	})

@@ -14,6 +14,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/outage"
 )
 
 const (
@@ -32,6 +34,8 @@ type RecorderOptions struct {
 	// Flush is how often what was seen is written; 1 s if 0.
 	Flush time.Duration
 	Log   *slog.Logger
+	// Now is the clock; time.Now if nil.
+	Now func() time.Time
 	// Metrics is where the recorder registers its metrics; may be nil.
 	Metrics prometheus.Registerer
 }
@@ -47,10 +51,10 @@ type Recorder struct {
 	mu      sync.Mutex
 	open    map[batchOf]*Batch
 	pending []*Batch
-	away    bool
 	dealt   map[batchOf]*dealt
 
 	refused map[string]bool // by experiment; only flush uses it
+	outage  outage.Outage
 }
 
 // dealt counts requests by variant, without waiting.
@@ -63,6 +67,9 @@ type dealt struct {
 func NewRecorder(o RecorderOptions) (*Recorder, error) {
 	if o.Flush <= 0 {
 		o.Flush = defaultFlush
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	r := &Recorder{
 		options: o,
@@ -277,14 +284,11 @@ func (r *Recorder) keep(batches []*Batch) {
 
 // state logs when Redis goes away and comes back.
 func (r *Recorder) state(away bool, err error) {
-	r.mu.Lock()
-	before := r.away
-	r.away = away
-	r.mu.Unlock()
+	now := r.options.Now()
 	switch {
-	case away && !before:
+	case away && r.outage.Failed(now):
 		r.options.Log.Warn("experiments are not recorded; what is seen is kept for a while", "error", err)
-	case before && !away:
+	case !away && r.outage.Answered(now):
 		r.options.Log.Info("experiments are recorded again")
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tollgate-proxy/tollgate/internal/outage"
 	"github.com/tollgate-proxy/tollgate/internal/versioned"
 )
 
@@ -88,7 +89,7 @@ type Watcher struct {
 	options WatcherOptions
 	current atomic.Pointer[Set]
 	follow  *versioned.Follower
-	away    bool // only Run's goroutine uses it
+	outage  outage.Outage
 }
 
 // NewWatcher makes a watcher that knows no experiments until Run has read them.
@@ -139,11 +140,10 @@ func (w *Watcher) sync(ctx context.Context) {
 	defer cancel()
 	err := w.pull(limited)
 	switch {
-	case err != nil && !w.away && ctx.Err() == nil:
-		w.away = true
+	case err != nil && ctx.Err() != nil: // the process ends
+	case err != nil && w.outage.Failed(w.options.Now()):
 		w.options.Log.Warn("experiments cannot be read; the last known ones stay in force", "error", err)
-	case err == nil && w.away:
-		w.away = false
+	case err == nil && w.outage.Answered(w.options.Now()):
 		w.options.Log.Info("experiments can be read again")
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tollgate-proxy/tollgate/internal/outage"
 	"github.com/tollgate-proxy/tollgate/internal/versioned"
 )
 
@@ -36,7 +37,7 @@ type WatcherOptions struct {
 	Log  *slog.Logger
 	// Metrics is where the watcher registers its metrics; may be nil.
 	Metrics prometheus.Registerer
-	// Now is for the metric of expired flags.
+	// Now is the clock; time.Now if nil.
 	Now func() time.Time
 }
 
@@ -53,7 +54,7 @@ type Watcher struct {
 	overlay []Experiment
 
 	// Only Run's goroutine uses these.
-	away    bool
+	outage  outage.Outage
 	refused int64  // the set version that was last refused
 	told    string // what is broken, as it was last logged
 	seeded  bool
@@ -76,6 +77,9 @@ type state struct {
 func NewWatcher(o WatcherOptions) (*Watcher, error) {
 	if o.Poll <= 0 {
 		o.Poll = defaultPoll
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	if o.Bootstrap == nil {
 		o.Bootstrap = &Definitions{}
@@ -176,8 +180,7 @@ func (w *Watcher) sync(ctx context.Context) {
 		w.options.Log.Error("stored flags are refused; the flags before stay in force", "version", refused.version, "error", err)
 	case err != nil:
 		w.synced.WithLabelValues("failed").Inc()
-		if !w.away && ctx.Err() == nil {
-			w.away = true
+		if ctx.Err() == nil && w.outage.Failed(w.options.Now()) {
 			w.options.Log.Warn("flag store is away; the last known flags stay in force", "version", w.Current().Version(), "error", err)
 		}
 		return
@@ -185,8 +188,7 @@ func (w *Watcher) sync(ctx context.Context) {
 		w.synced.WithLabelValues("changed").Inc()
 	}
 	w.at.SetToCurrentTime()
-	if w.away {
-		w.away = false
+	if w.outage.Answered(w.options.Now()) {
 		w.options.Log.Info("flag store is back", "version", w.Current().Version())
 	}
 }

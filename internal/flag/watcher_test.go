@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/tollgate-proxy/tollgate/internal/logtest"
+	"github.com/tollgate-proxy/tollgate/internal/outage"
 	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 	"github.com/tollgate-proxy/tollgate/internal/versioned"
@@ -25,7 +27,9 @@ import (
 func watch(t *testing.T, o WatcherOptions) (w *Watcher, log *logtest.Buffer, stop func()) {
 	t.Helper()
 	log = &logtest.Buffer{}
-	o.Log, o.Now = log.Logger(), testClock
+	if o.Log = log.Logger(); o.Now == nil {
+		o.Now = testClock
+	}
 	if o.Poll == 0 {
 		o.Poll = 20 * time.Millisecond
 	}
@@ -110,7 +114,9 @@ func TestLastKnownGood(t *testing.T) {
 	t.Cleanup(func() { _ = c.Close() })
 	server.Kill()
 	store := NewStore(c, testClock)
-	w, log, stop := watch(t, WatcherOptions{Store: store, Bootstrap: bootstrap(t)})
+	var looks atomic.Int64
+	later := func() time.Time { return testTime.Add(time.Duration(looks.Add(1)) * outage.Calm) }
+	w, log, stop := watch(t, WatcherOptions{Store: store, Bootstrap: bootstrap(t), Now: later})
 	polltest.Until(t, "a warning", func() bool { return log.Count("flag store is away") == 1 })
 	if !isOn(w, "boot") {
 		t.Error("no bootstrap flags without Redis")
@@ -358,6 +364,33 @@ func TestAnswerLostMidChange(t *testing.T) {
 			t.Errorf("got %+v, %v", entries, err)
 		}
 	})
+}
+
+// A store that comes and goes is told of once.
+func TestFlappingStoreIsToldOfOnce(t *testing.T) {
+	server := redistest.NewProcess(t)
+	c := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1, DialTimeout: 200 * time.Millisecond})
+	t.Cleanup(func() { _ = c.Close() })
+	log := &logtest.Buffer{}
+	now := testTime
+	w, err := NewWatcher(WatcherOptions{Store: NewStore(c, testClock), Log: log.Logger(), Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		server.Kill()
+		w.sync(t.Context())
+		server.Start()
+		w.sync(t.Context())
+	}
+	if log.Count("store is away") != 1 || log.Count("store is back") != 0 {
+		t.Errorf("log:\n%s", log)
+	}
+	now = now.Add(outage.Calm)
+	w.sync(t.Context())
+	if log.Count("store is away") != 1 || log.Count("store is back") != 1 {
+		t.Errorf("log:\n%s", log)
+	}
 }
 
 // A Redis that takes no writes is read all the same.
