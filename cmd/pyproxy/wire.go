@@ -47,6 +47,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	o.Cache = pyproxy.NewCache(c.Cache, store, o)
 	proxy := pyproxy.New(c.Config, o)
 	rt.Background("upstreams", proxy.Run)
+	rt.OnStop(proxy.EndStreams)
 	rt.WatchFile(rt.ConfigFile)
 	app.OnConfig(rt, "routes, upstreams and clients", func(next Config) (func(), error) {
 		clients, err := auth.Prepare(next.Management.Clients)

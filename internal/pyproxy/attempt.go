@@ -33,7 +33,8 @@ type attempt struct {
 
 	timer  *time.Timer   // cancels with errDeadline
 	left   time.Duration // how much longer the body may be waited for
-	stream bool          // or for as long as it likes
+	stream bool          // or for as long as it likes,
+	keep   func() bool   // and then this ends the wait for the process's end
 	body   io.ReadCloser
 	judged bool
 	ended  bool
@@ -114,6 +115,7 @@ func (a *attempt) pass(resp *http.Response) {
 		return
 	case isEventStream(resp.Header):
 		a.stream = true
+		a.keep = context.AfterFunc(a.c.setup.streaming, func() { a.cancel(errStopping) })
 		a.judge(why, nil) // it may last for hours
 	default:
 		a.left = a.c.setup.config.Timeouts.Body
@@ -213,6 +215,9 @@ func (a *attempt) judge(why cause, err error) {
 // release gives back what the attempt holds.
 func (a *attempt) release() {
 	a.ended = true
+	if a.keep != nil {
+		a.keep()
+	}
 	a.endpoint.inFlight.Add(-1)
 	a.span.End()
 }

@@ -65,6 +65,9 @@ func causeOf(status int) cause {
 // What the deadline timer cancels an attempt with.
 var errDeadline = errors.New("no answer in time")
 
+// What the end of the process cancels an event stream with.
+var errStopping = errors.New("the process stops")
+
 // failure is why a request gets no answer from its upstream.
 type failure struct {
 	cause      cause

@@ -40,6 +40,8 @@ type shared struct {
 	look       resolver
 	onOpen     func(upstream string)
 	cache      *httpcache.Cache
+	streaming  context.Context // under which event streams last //nolint:containedctx // it is the process's and not a call's
+	endStreams context.CancelFunc
 }
 
 // Proxy answers the requests of its routes. It is an http.Handler; Run keeps
@@ -53,6 +55,7 @@ type Proxy struct {
 // New builds a proxy from a validated configuration. It does not connect.
 func New(c Config, o Options) *Proxy {
 	s := &shared{now: o.Now, log: o.Log, propagator: o.Propagator, metrics: newMetrics(), look: systemResolver, onOpen: o.OnOpen}
+	s.streaming, s.endStreams = context.WithCancel(context.Background())
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -102,6 +105,11 @@ func (p *Proxy) upstreams() []*upstream { return p.current.Load().upstreams }
 
 // ServeHTTP finds the request's route and answers it.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.current.Load().ServeHTTP(w, r) }
+
+// EndStreams breaks event streams off, those to come too: they last as long as
+// their clients like, who connect anew, and a server that stops gracefully would
+// wait for them.
+func (p *Proxy) EndStreams() { p.endStreams() }
 
 // Run looks names up, checks health and learns of other replicas' purges until ctx ends, and then closes unused
 // connections.

@@ -2,6 +2,7 @@ package pyproxy_test
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -146,6 +147,24 @@ func TestStreamsAreFlushed(t *testing.T) {
 	close(next)
 	if rest, err := io.ReadAll(resp.Body); err != nil || len(rest) != 0 {
 		t.Fatalf("%q %v", rest, err)
+	}
+}
+
+// A stream lasts as long as its client likes, but not longer than the process.
+func TestStreamsEndWithTheProcess(t *testing.T) {
+	b := newBackend(t, hangs("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n"))
+	g := newGate(t, settings(b.address))
+	resp, err := g.client.Get(g.url + "/get")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	g.proxy.EndStreams()
+	if got, err := io.ReadAll(resp.Body); !errors.Is(err, io.ErrUnexpectedEOF) || string(got) != "data: 1\n\n" {
+		t.Fatalf("%q %v", got, err) // broken off, so that it is not taken for whole
+	}
+	if g.metric("tollgate_pyproxy_attempts_total", "outcome", "body") != 0 {
+		t.Fatal("counted against the service")
 	}
 }
 
