@@ -74,13 +74,14 @@ func (rt *Route) upstreamPath(path string) string {
 func isParameter(segment string) bool { return strings.HasPrefix(segment, "{") }
 
 // matches compares a path with a template, segment by segment. A parameter
-// takes any segment but an empty one and the two that mean another place.
+// takes any segment but an empty one, the two that mean another place, and those
+// with characters that some take for a slash or for the end of a line.
 func matches(template, path string) bool {
 	for {
 		t, trest, tmore := strings.Cut(template, "/")
 		p, prest, pmore := strings.Cut(path, "/")
 		if isParameter(t) {
-			if p == "" || p == "." || p == ".." {
+			if p == "" || p == "." || p == ".." || strings.ContainsFunc(p, func(c rune) bool { return c < ' ' || c == 0x7f || c == '\\' }) {
 				return false
 			}
 		} else if t != p {

@@ -14,6 +14,7 @@ func TestTemplates(t *testing.T) {
 	}{
 		{"/", "/", true}, {"/a", "/a", true}, {"/a", "/b", false}, {"/a", "/a/", false}, {"/a/", "/a", false},
 		{"/{x}", "/a", true}, {"/{x}", "/", false}, {"/{x}", "/a/b", false}, {"/{x}", "/..", false}, {"/{x}", "/.", false},
+		{"/{x}", "/a b'ä", true}, {"/{x}", "/a\nb", false}, {"/{x}", "/a\x00", false}, {"/{x}", "/a\x7f", false}, {"/{x}", `/..\..`, false},
 		{"/a/{x}/b", "/a/q/b", true}, {"/a/{x}/b", "/a//b", false}, {"/a/{x}/{y}", "/a/1/2", true},
 	} {
 		if got := matches(tc.template, tc.path); got != tc.want {
