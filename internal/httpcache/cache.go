@@ -103,8 +103,10 @@ func (c *Cache) put(ctx context.Context, k key, e *entry, now time.Time) {
 }
 
 func (c *Cache) storeUp(now time.Time) bool {
-	return c.options.Store != nil && c.learnt.Load() && now.UnixNano() >= c.resting.Load()
+	return c.options.Store != nil && c.learnt.Load() && c.rested(now)
 }
+
+func (c *Cache) rested(now time.Time) bool { return now.UnixNano() >= c.resting.Load() }
 
 // storeFailed leaves the store alone for a while; the log has one line for each
 // such while.

@@ -3,6 +3,7 @@ package httpcache
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"hash/fnv"
 	"maps"
 	"strconv"
@@ -66,7 +67,11 @@ func (c *Cache) Purge(ctx context.Context, name string) error {
 	if c.options.Store == nil {
 		return nil
 	}
-	if err := c.tell(ctx, name, value); err != nil {
+	err := errResting // whoever purges must not wait for a store that hangs, again and again
+	if c.rested(c.options.Now()) {
+		err = c.tell(ctx, name, value)
+	}
+	if err != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.untold[name] = value
@@ -75,13 +80,15 @@ func (c *Cache) Purge(ctx context.Context, name string) error {
 	return nil
 }
 
+var errResting = errors.New("the store is left alone for a while")
+
 // tell records a purge in the store.
 func (c *Cache) tell(ctx context.Context, name, value string) error {
-	ctx, cancel := context.WithTimeout(ctx, c.options.StoreTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.options.StoreTimeout) // as in get
 	defer cancel()
 	err := c.options.Store.SetEpoch(ctx, name, value)
 	if err != nil {
-		c.metrics.storeErrors.Inc()
+		c.storeFailed(ctx, err, c.options.Now())
 	}
 	return err
 }

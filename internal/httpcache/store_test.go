@@ -84,6 +84,7 @@ type memory struct {
 	value   []byte
 	epochs  map[string]string
 	longest time.Duration
+	purges  int
 }
 
 func (m *memory) Get(ctx context.Context, _ string) ([]byte, error) {
@@ -97,6 +98,7 @@ func (m *memory) Set(_ context.Context, _ string, _ []byte, ttl time.Duration) e
 }
 func (m *memory) Epochs(context.Context) (map[string]string, error) { return nil, m.fail }
 func (m *memory) SetEpoch(_ context.Context, name, value string) error {
+	m.purges++
 	if m.fail == nil {
 		m.epochs = map[string]string{name: value}
 	}
@@ -167,6 +169,9 @@ func TestAPurgeThatTheStoreMissedIsToldAgain(t *testing.T) {
 	r := onStore(f, m, minute)
 	if err := r.cache.Purge(t.Context(), "r"); err == nil {
 		t.Fatal("no error")
+	}
+	if err := r.cache.Purge(t.Context(), "r"); err == nil || m.purges != 1 {
+		t.Fatalf("a store that failed is waited for again: %v, %d", err, m.purges)
 	}
 	r.look()
 	m.fail = nil
