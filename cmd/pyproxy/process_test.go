@@ -25,14 +25,24 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
-// The whole process: its configuration, routes, management API and metrics.
-func TestTheProcess(t *testing.T) {
+// running is a process under test, with one route /x to a service that echoes paths.
+type running struct {
+	*testing.T
+	public, operations string
+	path, text         string // of its configuration
+	exit               chan int
+	log                logtest.Buffer
+}
+
+const secret = "0123456789abcdef0123456789abcdef"
+
+func hashed(secret string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(secret))) }
+
+func launch(t *testing.T) *running {
 	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) }))
-	defer service.Close()
-	const secret = "0123456789abcdef0123456789abcdef"
-	hashed := func(secret string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(secret))) }
-	public, operations := redistest.FreeAddr(t), redistest.FreeAddr(t)
-	text := fmt.Sprintf(`
+	t.Cleanup(service.Close)
+	p := &running{T: t, public: redistest.FreeAddr(t), operations: redistest.FreeAddr(t), path: filepath.Join(t.TempDir(), "pyproxy.yaml"), exit: make(chan int, 1)}
+	p.text = fmt.Sprintf(`
 http: {listen: %q}
 operations: {listen: %q}
 redis: {mode: embedded}
@@ -40,40 +50,59 @@ shutdown: {drain_delay: 0s}
 management: {clients: [{name: op, secret_sha256: %s, roles: [operator]}]}
 upstreams: [{name: s, addresses: [%q]}]
 routes: [{name: r, upstream: s, method: GET, path: /x, cache: {ttl: 1m}}]
-`, public, operations, hashed(secret), strings.TrimPrefix(service.URL, "http://"))
-	path := filepath.Join(t.TempDir(), "pyproxy.yaml")
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	exit := make(chan int, 1)
-	var log logtest.Buffer
-	go func() { exit <- app.Main(process(), []string{"-config", path}, nil, &log, &log) }()
-
-	call := func(method, address, path, token string) (int, string) {
-		r, err := http.NewRequestWithContext(t.Context(), method, "http://"+address+path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if token != "" {
-			r.Header.Set("Authorization", "Bearer "+token)
-		}
-		resp, err := http.DefaultClient.Do(r)
-		if err != nil {
-			return 0, err.Error()
-		}
-		defer resp.Body.Close()
-		body, _ := io.ReadAll(resp.Body)
-		return resp.StatusCode, string(body)
-	}
+`, p.public, p.operations, hashed(secret), strings.TrimPrefix(service.URL, "http://"))
+	p.configure(p.text)
+	go func() { p.exit <- app.Main(process(), []string{"-config", p.path}, nil, &p.log, &p.log) }()
 	polltest.Until(t, "ready", func() bool {
 		select {
-		case code := <-exit:
-			t.Fatalf("exit %d: %s", code, &log)
+		case code := <-p.exit:
+			t.Fatalf("exit %d: %s", code, &p.log)
 		default:
 		}
-		status, _ := call("GET", operations, "/readyz", "")
+		status, _ := p.call("GET", p.operations, "/readyz", "")
 		return status == 200
 	})
+	return p
+}
+
+func (p *running) configure(text string) {
+	p.Helper()
+	if err := os.WriteFile(p.path, []byte(text), 0o600); err != nil {
+		p.Fatal(err)
+	}
+}
+
+func (p *running) call(method, address, path, token string) (int, string) {
+	r, err := http.NewRequestWithContext(p.Context(), method, "http://"+address+path, nil)
+	if err != nil {
+		p.Fatal(err)
+	}
+	if token != "" {
+		r.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	return resp.StatusCode, string(body)
+}
+
+// stop ends the process as an operator would.
+func (p *running) stop() {
+	p.Helper()
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+		p.Fatal(err)
+	}
+	if code := <-p.exit; code != 0 {
+		p.Fatalf("exit %d: %s", code, &p.log)
+	}
+}
+
+// The whole process: its configuration, routes, management API and metrics.
+func TestTheProcess(t *testing.T) {
+	p := launch(t)
 	for _, c := range []struct {
 		method, path, token string
 		status              int
@@ -91,53 +120,46 @@ routes: [{name: r, upstream: s, method: GET, path: /x, cache: {ttl: 1m}}]
 		{"POST", "/v1/cache/r/purge", secret, 204, ""},
 		{"GET", "/v1/elsewhere", secret, 404, "route_not_found"},
 	} {
-		if status, body := call(c.method, public, c.path, c.token); status != c.status || !strings.Contains(body, c.body) {
+		if status, body := p.call(c.method, p.public, c.path, c.token); status != c.status || !strings.Contains(body, c.body) {
 			t.Errorf("%s %s: %d %s, want %d %s", c.method, c.path, status, body, c.status, c.body)
 		}
 	}
-	if _, metrics := call("GET", operations, "/metrics", ""); !strings.Contains(metrics, `tollgate_pyproxy_cache_requests_total{result="hit",route="r"} 1`) ||
+	if _, metrics := p.call("GET", p.operations, "/metrics", ""); !strings.Contains(metrics, `tollgate_pyproxy_cache_requests_total{result="hit",route="r"} 1`) ||
 		!strings.Contains(metrics, `tollgate_pyproxy_breaker_state{class="default",upstream="s"} 0`) {
 		t.Error(metrics)
 	}
-	// Another file is in force without a restart; one with a fault is not, and the
-	// log says why.
-	call("POST", public, "/v1/upstreams/s/trip", secret)
-	write := func(text string) {
-		t.Helper()
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	p.stop()
+}
 
-	more := strings.Replace(text, "routes: [", "routes: [{name: more, upstream: s, method: GET, path: /more}, ", 1)
+// Another file is in force without a restart; one with a fault is not, and the
+// log says why.
+func TestTheFileIsReadAgain(t *testing.T) {
+	p := launch(t)
+	p.call("POST", p.public, "/v1/upstreams/s/trip", secret)
+	more := strings.Replace(p.text, "routes: [", "routes: [{name: more, upstream: s, method: GET, path: /more}, ", 1)
 	const other = "another secret"
 	more = strings.Replace(more, hashed(secret), hashed(other), 1)
-	write(strings.Replace(more, "drain_delay: 0s", "drain_delay: 1s", 1))
+	p.configure(strings.Replace(more, "drain_delay: 0s", "drain_delay: 1s", 1))
 	polltest.Until(t, "the new route", func() bool {
-		_, body := call("GET", public, "/more", "")
+		_, body := p.call("GET", p.public, "/more", "")
 		return strings.Contains(body, "circuit_open")
 	}) // still
-	if status, _ := call("POST", public, "/v1/upstreams/s/reset", secret); status != 401 {
+	if status, _ := p.call("POST", p.public, "/v1/upstreams/s/reset", secret); status != 401 {
 		t.Errorf("a client that is gone: %d", status)
 	}
-	call("POST", public, "/v1/upstreams/s/reset", other)
-	write(strings.Replace(more, "upstream: s, method: GET, path: /more", "upstream: gone, method: GET, path: /more", 1))
+	p.call("POST", p.public, "/v1/upstreams/s/reset", other)
+	p.configure(strings.Replace(more, "upstream: s, method: GET, path: /more", "upstream: gone, method: GET, path: /more", 1))
 	polltest.Until(t, "the refusal", func() bool {
-		_, metrics := call("GET", operations, "/metrics", "")
+		_, metrics := p.call("GET", p.operations, "/metrics", "")
 		return strings.Contains(metrics, `tollgate_reloads_total{result="refused"} 1`)
 	})
-	if status, body := call("GET", public, "/more", ""); status != 200 || body != "/more" {
+	if status, body := p.call("GET", p.public, "/more", ""); status != 200 || body != "/more" {
 		t.Errorf("after a refused file: %d %s", status, body)
 	}
-	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if code := <-exit; code != 0 {
-		t.Fatalf("exit %d: %s", code, &log)
-	}
+	p.stop()
 	for _, want := range []string{"with a restart only", `["shutdown.drain_delay"]`, "reload refused", "routes[0].upstream", "gone"} {
-		if !strings.Contains(log.String(), want) {
-			t.Errorf("the log does not say %s: %s", want, &log)
+		if !strings.Contains(p.log.String(), want) {
+			t.Errorf("the log does not say %s: %s", want, &p.log)
 		}
 	}
 }

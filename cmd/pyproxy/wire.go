@@ -55,7 +55,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 			return nil, err
 		}
 		commit := proxy.Prepare(next.Config)
-		return func() { commit(); clients() }, nil
+		return func() { clients(); commit() }, nil // whoever lost the right to switch circuits has lost it before the new ones are there
 	})
 	rt.Background("hints", func(ctx context.Context) error { return hints.Run(ctx, proxy.ProbeSoon) })
 
