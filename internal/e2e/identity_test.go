@@ -91,15 +91,15 @@ func newIdentities(t *testing.T, e *edge) *identities {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.write(t, "clients.pem", pemOf("CERTIFICATE", der))
+	p.write(t, "clients.crt", pemOf("CERTIFICATE", der))
 	p.ours, p.other = p.certificate(t, "ours"), p.certificate(t, "other")
 	server := p.certificate(t, "server")
 	key, err := x509.MarshalPKCS8PrivateKey(server.PrivateKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.write(t, "server.pem", pemOf("CERTIFICATE", server.Certificate[0]))
-	p.write(t, "server-key.pem", pemOf("PRIVATE KEY", key))
+	p.write(t, "tls.crt", pemOf("CERTIFICATE", server.Certificate[0]))
+	p.write(t, "tls.key", pemOf("PRIVATE KEY", key))
 	set, err := json.Marshal(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: p.keys[byword].Public(), Algorithm: "ES256", Use: "sig"}}})
 	if err != nil {
 		t.Fatal(err)
@@ -163,18 +163,20 @@ func (p *identities) authzConfig(t *testing.T, e *edge) string {
 	return filepath.Join(e.work, "authz-identities.yaml")
 }
 
-// envoyConfig is the shipped configuration with the two examples of the guide.
+// envoyConfig is the shipped configuration with the examples of the guide.
 func (p *identities) envoyConfig(t *testing.T) []byte {
 	t.Helper()
 	shipped, err := os.ReadFile(filepath.Join(root, "envoy", "envoy.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	socket, filter := p.example(t, "transport_socket:"), p.example(t, "name: envoy.filters.http.jwt_authn")
+	public, filter := p.example(t, "address:"), p.example(t, "name: envoy.filters.http.jwt_authn")
+	secured := public["filter_chains"].([]any)[0].(map[string]any)                                                              //nolint:forcetypeassert // a panic is a failure
+	overlay(secured["transport_socket"].(map[string]any)["typed_config"].(map[string]any), p.example(t, "require_client_cert")) //nolint:forcetypeassert // as above
 	text, err := editYAML(shipped, func(tree map[string]any) error {
 		listener := tree["static_resources"].(map[string]any)["listeners"].([]any)[0]                                             //nolint:forcetypeassert // a panic is a failure
 		chain := listener.(map[string]any)["filter_chains"].([]any)[0].(map[string]any)                                           //nolint:forcetypeassert // as above
-		maps.Copy(chain, socket)                                                                                                  // transport_socket
+		maps.Copy(chain, secured)                                                                                                 // transport_socket
 		manager := chain["filters"].([]any)[0].(map[string]any)["typed_config"]                                                   //nolint:forcetypeassert // as above
 		filters := manager.(map[string]any)["http_filters"].([]any)                                                               //nolint:forcetypeassert // as above
 		at := slices.IndexFunc(filters, func(f any) bool { return f.(map[string]any)["name"] == "envoy.filters.http.ext_authz" }) //nolint:forcetypeassert // as above
@@ -194,17 +196,34 @@ func (p *identities) example(t *testing.T, begins string) map[string]any {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, block, found := strings.Cut(string(guide), "```yaml\n"+begins)
-	block, _, closed := strings.Cut(block, "\n```")
+	before, block, found := strings.Cut(string(guide), "```yaml\n"+begins)
+	if !found { // Perhaps it stands in a list.
+		before, block, found = strings.Cut(string(guide), "```yaml\n   "+begins)
+	}
+	indent := before[strings.LastIndexByte(before, '\n')+1:]
+	block, _, closed := strings.Cut(begins+block, "\n"+indent+"```")
 	if !found || !closed {
 		t.Fatalf("the guide has no example that begins with %s", begins)
 	}
-	block = strings.NewReplacer("/etc/envoy/tls/", p.folder+"/", "/etc/envoy/", p.folder+"/", "https://id.example.com/", byword).Replace(begins + block)
+	block = strings.ReplaceAll(block, "\n"+indent, "\n")
+	block = strings.NewReplacer("/etc/envoy/", p.folder+"/", "https://id.example.com/", byword).Replace(block)
 	var tree map[string]any
 	if err := yaml.NewDecoder(bytes.NewReader([]byte(block))).Decode(&tree); err != nil {
 		t.Fatal(err)
 	}
 	return tree
+}
+
+// overlay puts one tree over another, map by map.
+func overlay(onto, from map[string]any) {
+	for key, value := range from {
+		below, isMap := value.(map[string]any)
+		if at, ok := onto[key].(map[string]any); ok && isMap {
+			overlay(at, below)
+			continue
+		}
+		onto[key] = value
+	}
 }
 
 // token is one of an issuer, for ada, with claims changed.
@@ -258,7 +277,7 @@ func (p *identities) call(t *testing.T, certificate *tls.Certificate, path strin
 
 func (p *identities) root(t *testing.T) *x509.Certificate {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(p.folder, "clients.pem"))
+	data, err := os.ReadFile(filepath.Join(p.folder, "clients.crt"))
 	if err != nil {
 		t.Fatal(err)
 	}
