@@ -82,11 +82,12 @@ func (l *Limiter) confirmDenials(ctx context.Context) {
 	}
 }
 
-// confirm asks the store about all memories that wait for it, in as few calls
-// as may be. Where it does not answer they end, as they would have.
+// confirm asks the store about all memories that wait for it by now, in as few
+// calls as may be; others gather meanwhile. Where it does not answer they end, as
+// they would have.
 func (l *Limiter) confirm(waiting ...*confirmation) {
-	for {
-		for len(waiting) < MaxBatch && len(l.denials.due) > 0 {
+	for left := len(l.denials.due); ; {
+		for ; left > 0 && len(waiting) < MaxBatch; left-- {
 			waiting = append(waiting, <-l.denials.due)
 		}
 		if len(waiting) == 0 {

@@ -84,6 +84,32 @@ func TestTheLastAllowedTellsTheNextDenial(t *testing.T) {
 	}
 }
 
+// TestTheLastAllowedBesideALease: that the system's bucket is leased takes
+// nothing from what is known of the user's.
+func TestTheLastAllowedBesideALease(t *testing.T) {
+	l, store := newLeasingLab(t, `domain: tollgate
+system: [{unit: second, requests_per_unit: 10000}]
+tiers: {entry: tier, subjects: [user], default: free, table: [{name: free, limits: [{unit: minute, requests_per_unit: 10}]}]}`)
+	leased := 0
+	for i := range 20 {
+		for range 10 {
+			if got := l.decide(request(of("free", fmt.Sprint("u", i), "x"))); !got.Allowed {
+				t.Fatalf("%+v", got)
+			}
+		}
+		if l.leases.holds(l.Rules().domains["tollgate"].systemKeys[0], l.now().Sub(l.began)) > 0 {
+			leased++
+		}
+		calls := store.count()
+		if got := l.decide(request(of("free", fmt.Sprint("u", i), "x"))); got.Path != PathDenied || store.count() != calls {
+			t.Fatalf("user %d: %+v, %d calls", i, got, store.count()-calls)
+		}
+	}
+	if leased == 0 {
+		t.Error("the system's bucket was never leased")
+	}
+}
+
 // TestDenialsEndExactly holds every answer with a memory equal to one without.
 func TestDenialsEndExactly(t *testing.T) {
 	with, _ := newDenyingLab(t)

@@ -2,7 +2,6 @@ package ratelimit
 
 import (
 	"hash/maphash"
-	"slices"
 	"sync"
 	"time"
 )
@@ -173,9 +172,15 @@ func (ls *leases) next(l *lease, at time.Duration) int64 {
 	return tokens
 }
 
-// leased says whether a lease has a part in the demand of these claims.
-func leased(claims []claim) bool {
-	return slices.ContainsFunc(claims, func(cl claim) bool { return cl.leased || cl.extra > 0 })
+// leased says whether a lease has a part in what is charged to the demand's own
+// buckets.
+func leased(d *Demand, claims []claim) bool {
+	for i := range claims {
+		if (claims[i].leased || claims[i].extra > 0) && !d.Charges[i].Shared {
+			return true
+		}
+	}
+	return false
 }
 
 // served fills a demand that leases served wholly.

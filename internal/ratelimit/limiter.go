@@ -344,7 +344,7 @@ func (l *Limiter) learn(p *plan, start time.Duration) {
 		return
 	}
 	for _, d := range p.active {
-		last := len(p.active) == 1 && !p.refunds && d.spent() && !leased(p.claims)
+		last := len(p.active) == 1 && !p.refunds && d.spent() && !leased(d, p.claims)
 		switch {
 		case !d.Allowed || last:
 			l.denials.remember(d, start, l.now().Sub(l.began), p.returns, p.active...)
