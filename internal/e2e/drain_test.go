@@ -12,7 +12,6 @@ import (
 // testDrain: a process that is told to end finishes what it has, is sent nothing
 // new, and ends with 0.
 func testDrain(t *testing.T, s *system) {
-	_, token := s.user(t, "admin")
 	terminate := func(part string) {
 		t.Helper()
 		if err := s.StopPart(part); err != nil {
@@ -23,11 +22,11 @@ func testDrain(t *testing.T, s *system) {
 		}
 	}
 	t.Run("pyproxy", func(t *testing.T) {
-		lost := s.under(t, ask{path: languages, token: token, header: fresh()}, func() { terminate(stack.Pyproxy1) })
+		lost := s.under(t, ask{path: languages, header: fresh()}, func() { terminate(stack.Pyproxy1) })
 		if lost > 0 {
 			t.Errorf("%d requests were lost", lost)
 		}
-		lost = s.under(t, ask{path: languages, token: token, header: fresh()}, func() { s.start(t, stack.Pyproxy1) })
+		lost = s.under(t, ask{path: languages, header: fresh()}, func() { s.start(t, stack.Pyproxy1) })
 		if lost > 0 {
 			t.Errorf("%d requests were lost by the return", lost)
 		}
@@ -59,7 +58,7 @@ func testDrain(t *testing.T, s *system) {
 	})
 	t.Run("authz", func(t *testing.T) {
 		second := s.startSecondAuthz(t)
-		lost := s.under(t, ask{path: "/orders", token: token}, func() {
+		lost := s.under(t, ask{path: "/orders"}, func() {
 			if err := second.Signal(syscall.SIGTERM); err != nil {
 				t.Error(err)
 			}
@@ -73,14 +72,14 @@ func testDrain(t *testing.T, s *system) {
 		}
 		// And the first, while another second one serves.
 		s.startSecondAuthz(t)
-		if lost := s.under(t, ask{path: "/orders", token: token}, func() { terminate(stack.Authz) }); lost > 0 {
+		if lost := s.under(t, ask{path: "/orders"}, func() { terminate(stack.Authz) }); lost > 0 {
 			t.Errorf("%d requests were lost", lost)
 		}
 		s.start(t, stack.Authz)
 		s.awaitBothAuthz(t) // before the second one goes
 	})
 	t.Run("ratelimit", func(t *testing.T) {
-		lost := s.under(t, ask{path: "/orders", token: token}, func() { terminate(stack.Ratelimit) })
+		lost := s.under(t, ask{path: "/orders"}, func() { terminate(stack.Ratelimit) })
 		if lost > 0 { // there is no other replica, and requests pass without one
 			t.Errorf("%d requests were lost", lost)
 		}
