@@ -259,18 +259,13 @@ func (x *Experiments) remove(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	record, err := x.o.Catalog.Get(r.Context(), key)
-	measured := &record
-	if errors.Is(err, experiment.ErrInvalid) {
-		// What cannot be read can be deleted, with what was measured of what this
-		// replica last knew.
-		measured, err = x.o.Watcher.Current().Find(key), nil
+	known := x.o.Watcher.Current()
+	was, err := x.o.Catalog.Delete(r.Context(), key, by)
+	if last := known.Find(key); was.Version == 0 && last != nil { // it could not be read
+		was = last.Definition
 	}
 	if err == nil {
-		err = x.o.Catalog.Delete(r.Context(), key, by)
-	}
-	if err == nil && measured != nil {
-		err = x.o.Store.Delete(r.Context(), &measured.Definition)
+		err = x.o.Store.Delete(r.Context(), &was)
 	}
 	x.record(r, key, "experiment.delete", by, err)
 	if err != nil {

@@ -216,28 +216,35 @@ func TestExperimentRefusals(t *testing.T) {
 	}
 }
 
-// What cannot be read is deleted like any other, with what was measured of it.
+// What cannot be read is deleted like any other, with what was measured of it:
+// of the version that can still be read, or else of what this replica last knew.
 func TestBrokenExperimentIsDeleted(t *testing.T) {
 	redistest.Each(t, func(t *testing.T, c *redis.Client) {
 		a := newExperimentAPI(t, c)
 		d := a.running(t)
-		if err := a.recorder.Report(d, "ann", 0, experiment.Value{Metric: "bought", Value: 1}); err != nil {
-			t.Fatal(err)
+		newer := *d
+		newer.Key, newer.Version = "newer", 3
+		for _, d := range []*experiment.Definition{d, &newer} {
+			if err := a.recorder.Report(d, "ann", 0, experiment.Value{Metric: "bought", Value: 1}); err != nil {
+				t.Fatal(err)
+			}
 		}
 		measured := func() int { return len(c.Keys(t.Context(), "*}:totals").Val()) }
-		polltest.Until(t, "what is measured", func() bool { return measured() == 1 })
-		for _, key := range []string{"button", "odd"} {
-			if err := c.HSet(t.Context(), "tollgate:experiment:{experiments}:definitions", key, "{").Err(); err != nil {
+		polltest.Until(t, "what is measured", func() bool { return measured() == 2 })
+		for key, document := range map[string]string{
+			"button": "{", "odd": "{", "newer": `{"definition":{"weather":"rain","key":"newer","version":3},"revision":3}`,
+		} {
+			if err := c.HSet(t.Context(), "tollgate:experiment:{experiments}:definitions", key, document).Err(); err != nil {
 				t.Fatal(err)
 			}
 		}
 		a.must(t, http.StatusConflict, "DELETE", "/v1/experiments/button?revision=1", "")
-		for _, key := range []string{"button", "odd"} {
+		for _, key := range []string{"button", "odd", "newer"} {
 			a.must(t, http.StatusNoContent, "DELETE", "/v1/experiments/"+key, "")
 			a.must(t, http.StatusNotFound, "DELETE", "/v1/experiments/"+key, "")
 		}
-		if measured() != 0 {
-			t.Error("what was measured is still there")
+		if got := measured(); got != 0 {
+			t.Errorf("of %d what was measured is still there", got)
 		}
 		if got := a.must(t, http.StatusOK, "POST", "/v1/experiments/button/revert", `{"to": 2}`); !strings.Contains(got, `"state":"draft"`) {
 			t.Errorf("got %s", got)

@@ -84,6 +84,8 @@ type Snapshot struct {
 	// Broken are stored experiments that this program cannot read.
 	Broken map[string]error
 
+	// partly are the broken ones, as far as they can be read.
+	partly    map[string]Definition
 	revisions map[string]int64
 }
 
@@ -119,12 +121,13 @@ func (c *Catalog) List(ctx context.Context) (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("read experiments: %w", err)
 	}
-	s := Snapshot{Version: set.Version, Broken: map[string]error{}, revisions: set.Versions}
+	s := Snapshot{Version: set.Version, Broken: map[string]error{}, partly: map[string]Definition{}, revisions: set.Versions}
 	now := c.now()
 	for _, key := range slices.Sorted(maps.Keys(set.Documents)) {
 		r, err := parseRecord(key, set.Documents[key])
 		if err != nil {
 			s.Broken[key] = fmt.Errorf("stored experiment %s: %w", key, err)
+			s.partly[key] = r.Definition
 			continue
 		}
 		r.State = r.Definition.StateAt(now)
@@ -134,10 +137,12 @@ func (c *Catalog) List(ctx context.Context) (Snapshot, error) {
 }
 
 // parseRecord refuses members that this program does not know: to measure
-// without them would be to guess, and to write the rest back to lose them.
-func parseRecord(key, document string) (Record, error) {
-	var r Record
-	return r, parse(document, &r, key, &r.Definition)
+// without them would be to guess, and to write the rest back to lose them. The
+// record holds what else could be read.
+func parseRecord(key, document string) (r Record, err error) {
+	err = parse(document, &r, key, &r.Definition)
+	r.Definition.Key = key
+	return r, err
 }
 
 // parse reads a document, of which d is part.
@@ -243,16 +248,17 @@ func (c *Catalog) Stop(ctx context.Context, key string, by Change) (Record, erro
 	})
 }
 
-// Delete removes an experiment; its history stays. What was measured is
-// [Store.Delete]'s.
-func (c *Catalog) Delete(ctx context.Context, key string, by Change) error {
-	_, err := c.change(ctx, key, "delete", by, func(current *Definition) (*Definition, error) {
+// Delete removes an experiment and gives what it was; its history stays. What was
+// measured is [Store.Delete]'s. Of a broken one it gives what can be read: Version
+// is 0 where that cannot.
+func (c *Catalog) Delete(ctx context.Context, key string, by Change) (Definition, error) {
+	r, err := c.change(ctx, key, "delete", by, func(current *Definition) (*Definition, error) {
 		if current != nil && current.Running(c.now()) {
 			return nil, fmt.Errorf("%w: stop it before it is deleted", ErrInvalid)
 		}
 		return nil, nil //nolint:nilnil // No definition is what deletes.
 	})
-	return err
+	return r.Definition, err
 }
 
 // History reads the changes of an experiment, the newest first, at most limit.
@@ -317,21 +323,24 @@ func (c *Catalog) update(ctx context.Context, key, action string, by Change, edi
 
 // change applies one change to a snapshot, checks that all experiments are still
 // valid together, and writes if nothing was written meanwhile; otherwise it
-// starts again. edit gets nil for an experiment that does not exist and gives nil
-// to delete.
+// starts again. edit gets nil for an experiment that does not exist or is broken,
+// and gives nil to delete; then the record's definition is the one that was.
 func (c *Catalog) change(ctx context.Context, key, action string, by Change, edit func(*Definition) (*Definition, error)) (Record, error) {
 	for range changeAttempts {
 		s, err := c.List(ctx)
 		if err != nil {
 			return Record{}, err
 		}
+		was, broken := s.partly[key]
 		var current *Definition
 		at := int64(0)
-		if r := s.Find(key); r != nil {
-			current, at = &r.Definition, r.Revision
+		switch r := s.Find(key); {
+		case r != nil:
+			was, current, at = r.Definition, &r.Definition, r.Revision
+		case broken:
+			at = max(1, s.revisions[key]) // it exists, whatever the revision
 		}
-		_, broken := s.Broken[key]
-		if by.Expect >= 0 && (at != by.Expect || broken) {
+		if by.Expect >= 0 && at != by.Expect {
 			return Record{}, fmt.Errorf("%w: %q is at revision %d, not %d", ErrConflict, key, at, by.Expect)
 		}
 		if action == "delete" && current == nil && !broken {
@@ -344,7 +353,7 @@ func (c *Catalog) change(ctx context.Context, key, action string, by Change, edi
 		if err != nil {
 			return Record{}, err
 		}
-		r := Record{Revision: s.revisions[key] + 1, Updated: c.now().UTC(), UpdatedBy: by.Actor}
+		r := Record{Definition: was, Revision: s.revisions[key] + 1, Updated: c.now().UTC(), UpdatedBy: by.Actor}
 		does := action
 		if does == "update" && current == nil {
 			does = "create"

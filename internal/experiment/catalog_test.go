@@ -56,7 +56,7 @@ func TestCatalogLife(t *testing.T) {
 		if _, err := c.Start(t.Context(), d.Key, anyone("")); !errors.Is(err, ErrInvalid) {
 			t.Errorf("started twice: %v", err)
 		}
-		if err := c.Delete(t.Context(), d.Key, anyone("")); !errors.Is(err, ErrInvalid) {
+		if _, err := c.Delete(t.Context(), d.Key, anyone("")); !errors.Is(err, ErrInvalid) {
 			t.Errorf("deleted while running: %v", err)
 		}
 		// More traffic is the same experiment, other weights are another.
@@ -75,8 +75,8 @@ func TestCatalogLife(t *testing.T) {
 		if _, err := c.Stop(t.Context(), d.Key, anyone("")); !errors.Is(err, ErrInvalid) {
 			t.Errorf("stopped twice: %v", err)
 		}
-		if err := c.Delete(t.Context(), d.Key, anyone("done")); err != nil {
-			t.Error(err)
+		if was, err := c.Delete(t.Context(), d.Key, anyone("done")); err != nil || was.Version != 4 || was.State != Stopped {
+			t.Errorf("got %+v, %v", was, err)
 		}
 		// Made anew, it does not inherit what was measured.
 		if r = put(t, c, d); r.Revision != 7 || r.Definition.Version != 7 {
@@ -95,7 +95,7 @@ func TestCatalogLife(t *testing.T) {
 		}
 		for _, err := range []error{
 			func() error { _, err := c.Get(t.Context(), "none"); return err }(),
-			c.Delete(t.Context(), "none", anyone("")),
+			func() error { _, err := c.Delete(t.Context(), "none", anyone("")); return err }(),
 			func() error { _, err := c.Start(t.Context(), "none", anyone("")); return err }(),
 		} {
 			if !errors.Is(err, ErrNotFound) {
@@ -222,9 +222,14 @@ func TestCatalogUnknownMembers(t *testing.T) {
 	if got := rdb.HGet(t.Context(), catalogRoot+"definitions", "checkout").Val(); got != newer {
 		t.Errorf("now %s", got)
 	}
-	put(t, c, valid())
-	if err := c.Delete(t.Context(), "checkout", anyone("gone")); err != nil {
-		t.Error(err)
+	// Who expects a revision is told which it is at.
+	for revision, want := range map[int64]string{0: "is at revision 2, not 0", 1: "is at revision 2, not 1"} {
+		if _, err := c.Put(t.Context(), *valid(), Change{Expect: revision}); !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	if was, err := c.Delete(t.Context(), "checkout", Change{Expect: 2}); err != nil || was.Key != "checkout" || was.Version != 1 {
+		t.Errorf("got %+v, %v", was, err)
 	}
 }
 
