@@ -273,12 +273,15 @@ func (s *Store) change(ctx context.Context, key, action string, c Change, edit f
 			return Record{}, err
 		}
 		current := snapshot.find(key)
-		at := int64(0)
-		if current != nil {
-			at = current.Version
-		}
 		cause, broken := snapshot.Broken[key]
-		if c.Expect >= 0 && (at != c.Expect || broken) {
+		at := int64(0)
+		switch {
+		case current != nil:
+			at = current.Version
+		case broken:
+			at = max(1, snapshot.versions[key]) // it exists, whatever the version
+		}
+		if c.Expect >= 0 && at != c.Expect {
 			return Record{}, fmt.Errorf("%w: %q is at version %d, not %d", ErrConflict, key, at, c.Expect)
 		}
 		if action == "delete" && current == nil && !broken {

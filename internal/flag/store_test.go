@@ -293,7 +293,13 @@ func storeBroken(t *testing.T, s *Store) {
 			t.Errorf("%s: got %v, want %s", key, err, want)
 		}
 	}
-	put(t, s, onOff(t, "bad", 1), AnyVersion)
+	// Who expects a version is told which it is at.
+	for version, want := range map[int64]string{0: "is at version 4, not 0", 3: "is at version 4, not 3"} {
+		if _, err := s.Put(ctx, onOff(t, "bad", 1), Change{Expect: version}); !errors.Is(err, ErrConflict) || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	put(t, s, onOff(t, "bad", 1), 4)
 	if err := s.Delete(ctx, "worse", Change{Expect: AnyVersion}); err != nil {
 		t.Error(err)
 	}
