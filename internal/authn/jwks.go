@@ -7,10 +7,13 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tollgate-proxy/tollgate/internal/outage"
 )
 
 // Bounds of fetching.
@@ -39,7 +42,7 @@ type remoteKeys struct {
 	// fetched is when the set was last read successfully, in nanoseconds since
 	// 1970; 0 for never.
 	fetched  atomic.Int64
-	failing  bool
+	away     outage.Outage
 	outcomes *prometheus.CounterVec
 	good     prometheus.Counter
 	bad      prometheus.Counter
@@ -94,7 +97,7 @@ func (r *remoteKeys) collectors() []prometheus.Collector {
 func (r *remoteKeys) unknown(kid string) {
 	r.missed.Inc()
 	select {
-	case r.wake <- string([]byte(kid)):
+	case r.wake <- strings.Clone(kid):
 	default: // A fetch is on its way, or a flood of such tokens.
 	}
 }
@@ -134,7 +137,7 @@ func (r *remoteKeys) run(ctx context.Context) {
 		if err != nil && ctx.Err() != nil {
 			return
 		}
-		r.note(err)
+		r.note(err, last)
 		wait := r.cfg.Refresh
 		if err != nil {
 			clear(unknown) // what was asked was not answered
@@ -149,25 +152,23 @@ func (r *remoteKeys) run(ctx context.Context) {
 	}
 }
 
-// note logs and counts the outcome of a fetch.
-func (r *remoteKeys) note(err error) {
+// note counts the outcome of a fetch, and logs where that is news.
+func (r *remoteKeys) note(err error, at time.Time) {
 	if err == nil {
 		r.good.Inc()
-		if r.failing {
+		if r.away.Answered(at) {
 			r.log.Info("key set is fetched again", "issuer", r.issuer.name)
 		}
-		r.failing = false
 		return
 	}
 	r.bad.Inc()
-	switch {
-	case r.failing:
+	switch begins := r.away.Failed(at); {
+	case !begins:
 	case r.issuer.keys.Load() == nil:
 		r.log.Error("key set cannot be fetched, and there is none yet: tokens of the issuer cannot be verified", "issuer", r.issuer.name, "error", err)
 	default:
 		r.log.Warn("key set cannot be fetched, the last one stays in use", "issuer", r.issuer.name, "error", err)
 	}
-	r.failing = true
 }
 
 func (r *remoteKeys) fetch(ctx context.Context) error {

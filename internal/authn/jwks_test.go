@@ -152,9 +152,8 @@ func TestRemoteKeys(t *testing.T) {
 	})
 }
 
-// Unknown keys cause one fetch, at a bounded rate, and a key that is known to
-// be unknown none; no verification waits.
-// Whether a set stays in use depends on whether there is one.
+// Whether a set stays in use depends on whether there is one; and a server that
+// answers every other fetch is told of once, not for each.
 func TestRemoteKeysAreToldOf(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &keyServer{err: errors.New("down")}
@@ -177,17 +176,39 @@ func TestRemoteKeysAreToldOf(t *testing.T) {
 				t.Errorf("want %d, %d and %d:\n%s", none, stays, again, log)
 			}
 		}
+		down, up := func(s *keyServer) { s.err = errors.New("down") }, func(s *keyServer) { s.err, s.status, s.body = nil, 200, keysNamed("a") }
+		refresh := cfg.JWKS.Refresh + cfg.JWKS.Refresh/10
 		pass(10 * time.Second)
 		want(1, 0, 0)
-		s.set(func(s *keyServer) { s.err, s.status, s.body = nil, 200, keysNamed("a") })
-		pass(cfg.JWKS.Refresh)
+		s.set(up)
+		pass(maxBackoff + refresh)
 		want(1, 0, 1)
-		s.set(func(s *keyServer) { s.err = errors.New("down") })
-		pass(2 * cfg.JWKS.Refresh)
+		s.set(down)
+		pass(refresh)
 		want(1, 1, 1)
+		s.set(up)
+		pass(maxBackoff + refresh)
+		want(1, 1, 2)
+		fetch := func() {
+			for n := s.count(); s.count() == n; {
+				pass(100 * time.Millisecond)
+			}
+		}
+		for i := range 20 {
+			s.set(down)
+			_, _ = v.Verify(tokenOf(t, fmt.Sprint("made-up", i)), time.Now())
+			fetch()
+			s.set(up)
+			fetch()
+		}
+		want(1, 2, 2)
+		pass(refresh)
+		want(1, 2, 3)
 	})
 }
 
+// Unknown keys cause one fetch, at a bounded rate, and a key that is known to
+// be unknown none; no verification waits.
 func TestRemoteUnknownKeys(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &keyServer{status: 200, body: keysNamed("a")}
