@@ -11,8 +11,9 @@ import (
 // ways is how many entries share a place of the cache.
 const ways = 8
 
-// entryOverhead is what an entry costs beside its token, in bytes: the entry,
-// the principal and its strings; the claims, decoded, are some times the token.
+// entryOverhead is what an entry costs beside its text, in bytes: the entry,
+// the principal and its strings; the claims, decoded, are some times the text
+// that they were read from, a token or a server's answer.
 const entryOverhead = 768
 
 // entry is a verified signature and what came of it. It is immutable but for
@@ -77,7 +78,7 @@ func (c *cache) get(token string) *entry {
 
 // put remembers a verified token, of which it keeps a copy.
 func (c *cache) put(token string, v verified) {
-	e := &entry{hash: maphash.String(c.seed, token), size: int64(6*len(token) + entryOverhead), verified: v}
+	e := &entry{hash: maphash.String(c.seed, token), size: int64(6*(len(token)+v.answer) + entryOverhead), verified: v}
 	if e.size > c.limit {
 		return
 	}

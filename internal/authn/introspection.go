@@ -136,7 +136,7 @@ func (in *introspector) ask(ctx context.Context, token string) (*verified, error
 	}
 	ctx, cancel := context.WithTimeout(ctx, in.cfg.Timeout)
 	defer cancel()
-	answer, err := in.post(ctx, token)
+	answer, size, err := in.post(ctx, token)
 	if err != nil {
 		in.asked["error"].Inc()
 		if in.away.Failed(in.now()) {
@@ -157,14 +157,16 @@ func (in *introspector) ask(ctx context.Context, token string) (*verified, error
 		return &verified{refusal: e}, nil
 	}
 	in.asked["active"].Inc()
+	got.answer = size
 	return got, nil
 }
 
-func (in *introspector) post(ctx context.Context, token string) (map[string]any, error) {
+// post asks about a token, and returns the answer and how many bytes it has.
+func (in *introspector) post(ctx context.Context, token string) (map[string]any, int, error) {
 	form := url.Values{"token": {token}, "token_type_hint": {"access_token"}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, in.cfg.URL, strings.NewReader(form.Encode()))
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
@@ -172,24 +174,24 @@ func (in *introspector) post(ctx context.Context, token string) (map[string]any,
 	req.SetBasicAuth(url.QueryEscape(in.cfg.ClientID), url.QueryEscape(in.secret))
 	res, err := in.client.Do(req)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("status %d", res.StatusCode)
+		return nil, 0, fmt.Errorf("status %d", res.StatusCode)
 	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if len(body) > maxAnswer {
-		return nil, fmt.Errorf("an answer of more than %d bytes", maxAnswer)
+		return nil, 0, fmt.Errorf("an answer of more than %d bytes", maxAnswer)
 	}
 	answer, err := parseObject(body)
 	if err != nil {
-		return nil, fmt.Errorf("the answer %w", err)
+		return nil, 0, fmt.Errorf("the answer %w", err)
 	}
-	return answer, nil
+	return answer, len(body), nil
 }
 
 // read makes a principal of an answer, by the rules for claims.

@@ -124,6 +124,21 @@ func TestIntrospectionIsLoggedByState(t *testing.T) {
 	})
 }
 
+// Long answers to short tokens fill no more memory than they may.
+func TestIntrospectionAnswersAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v, s, _ := introspecting(t, func(c *IntrospectionConfig) { c.Cache = 256 << 10 })
+		s.set(active(object{"groups": strings.Repeat("x", 10<<10)}))
+		for i := range 20 {
+			p, err := ask(t, v, fmt.Sprint("token", i))
+			wantCode(t, "long answer", p, err, "")
+		}
+		if n := v.opaque.cache.count.Load(); n < 1 || n*10<<10 > 256<<10/4 {
+			t.Errorf("%d answers of 10KiB are kept in 256KiB, of which each takes some times as much", n)
+		}
+	})
+}
+
 // Opaque tokens count for how long revocations are kept: one that was revoked
 // would be good again once its revocation is forgotten.
 func TestIntrospectedLifetimes(t *testing.T) {

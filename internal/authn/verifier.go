@@ -204,9 +204,11 @@ type verified struct {
 	// included, at which the token is good.
 	from, until int64
 	bound       *binding
-	// believed is until when an introspection server's word counts, and refusal
-	// what it said against the token; both are for opaque tokens alone.
+	// believed is until when an introspection server's word counts, answer how many
+	// bytes that has, where it is kept, and refusal what it said against the token;
+	// they are for opaque tokens alone.
 	believed int64
+	answer   int
 	refusal  *Error
 }
 
