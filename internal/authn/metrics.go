@@ -32,7 +32,7 @@ func newMetrics(o Options, v *Verifier) (*metrics, error) {
 	if o.Metrics == nil {
 		return m, nil
 	}
-	all := []prometheus.Collector{verifications, m.signatures}
+	all := []prometheus.Collector{verifications, m.signatures, v.proofs.forgotten}
 	if v.cache != nil {
 		all = append(all, v.cache.collectors()...)
 	}

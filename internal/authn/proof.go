@@ -15,6 +15,7 @@ import (
 	"time"
 
 	jose "github.com/go-jose/go-jose/v4"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // maxProof is the longest DPoP header, in bytes.
@@ -40,6 +41,7 @@ type proofs struct {
 	limit      int
 	nonces     *nonces // nil asks for none
 	shared     Replays // nil where each process remembers for itself
+	forgotten  prometheus.Counter
 
 	// Seen proofs are in two generations. When the younger one is full or older
 	// than a proof may be, it becomes the older one, which is forgotten.
@@ -50,6 +52,10 @@ type proofs struct {
 
 func newProofs(c ProofsConfig, shared Replays) (*proofs, error) {
 	p := &proofs{maxAge: c.MaxAge, limit: max(1, c.Remember/2), young: map[[sha256.Size]byte]struct{}{}}
+	p.forgotten = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "tollgate_authn_proofs_forgotten_total",
+		Help: "Proofs forgotten while they may still have been good, because proofs.remember was reached.",
+	})
 	for _, name := range c.Algorithms {
 		if a := algorithms[name]; a != nil && a.family != familyHMAC {
 			p.algorithms = append(p.algorithms, a)
@@ -186,7 +192,11 @@ func (p *proofs) verify(c *compact, thumbprint string) error {
 func (p *proofs) first(id [sha256.Size]byte, now time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.young) >= p.limit || now.Sub(p.youngFrom) > p.maxAge+proofAhead {
+	over := now.Sub(p.youngFrom) > p.maxAge+proofAhead
+	if over || len(p.young) >= p.limit {
+		if !over {
+			p.forgotten.Add(float64(len(p.old)))
+		}
 		p.old, p.young, p.youngFrom = p.young, map[[sha256.Size]byte]struct{}{}, now
 	}
 	if _, seen := p.young[id]; seen {

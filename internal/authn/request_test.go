@@ -18,6 +18,7 @@ import (
 	jose "github.com/go-jose/go-jose/v4"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // structOf is what Envoy makes of a payload: a structure whose numbers are
@@ -238,11 +239,16 @@ func TestProofsAreRemembered(t *testing.T) {
 	if later = later.Add(66 * time.Second); !p.first(id(1), later) {
 		t.Error("a proof is remembered forever")
 	}
+	if n := testutil.ToFloat64(p.forgotten); n != 0 {
+		t.Errorf("%v proofs that nobody could use are counted as forgotten", n)
+	}
+	before := len(p.young) + len(p.old)
 	for i := range 1000 {
 		p.first(id(100+i), later)
 	}
-	if n := len(p.young) + len(p.old); n > 20 {
-		t.Errorf("%d proofs remembered, more than 20", n)
+	kept := len(p.young) + len(p.old)
+	if n := testutil.ToFloat64(p.forgotten); kept > 20 || int(n) != before+1000-kept {
+		t.Errorf("%d of %d proofs remembered, want 20 at most, and %v counted as forgotten", kept, before+1000, n)
 	}
 }
 
