@@ -150,7 +150,10 @@ func (rt *Runtime) ServeGRPC(name, listen string, register func(*grpc.Server), e
 // the stacks of new goroutines was a seventh of authz's time with 4 of them.
 const streamWorkers = 128
 
-func (rt *Runtime) panicked(where string, value any) {
+// Panicked logs the value of a panic, with the stack, and counts it. The servers
+// call it for their handlers; whoever starts goroutines within a request calls it
+// from the deferred function that recovers there, or the process would end.
+func (rt *Runtime) Panicked(where string, value any) {
 	rt.metrics.panics.Inc()
 	rt.Log.Error("panic", "in", where, "value", fmt.Sprint(value), "stack", string(debug.Stack()))
 }
@@ -158,7 +161,7 @@ func (rt *Runtime) panicked(where string, value any) {
 func (rt *Runtime) recoverUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			rt.panicked(info.FullMethod, v)
+			rt.Panicked(info.FullMethod, v)
 			resp, err = nil, status.Error(codes.Internal, "internal error")
 		}
 	}()
@@ -168,7 +171,7 @@ func (rt *Runtime) recoverUnary(ctx context.Context, req any, info *grpc.UnarySe
 func (rt *Runtime) recoverStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			rt.panicked(info.FullMethod, v)
+			rt.Panicked(info.FullMethod, v)
 			err = status.Error(codes.Internal, "internal error")
 		}
 	}()
@@ -256,7 +259,7 @@ func (rt *Runtime) recoverHTTP(name string, next http.Handler) http.Handler {
 			if v == http.ErrAbortHandler { //nolint:errorlint // the sentinel itself is what net/http compares
 				panic(v) // net/http closes the connection: a broken answer must look broken
 			}
-			rt.panicked(name, v)
+			rt.Panicked(name, v)
 			problem.Write(w, problem.New(http.StatusInternalServerError, "internal_error", "").WithRequestID(r.Header.Get("X-Request-Id")))
 		}()
 		next.ServeHTTP(w, r)

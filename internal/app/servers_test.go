@@ -22,10 +22,11 @@ import (
 func TestAnUnreadBodyHoldsNoConnection(t *testing.T) {
 	for _, tc := range []struct {
 		name, body string
+		wait       time.Duration
 		kept       bool
-	}{{"owed", "", false}, {"sent", strings.Repeat("x", 1000), true}} {
+	}{{"owed", "", 100 * time.Millisecond, false}, {"sent", strings.Repeat("x", 1000), time.Minute, true}} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := httptest.NewServer(boundRest(http.NotFoundHandler(), 100*time.Millisecond))
+			s := httptest.NewServer(boundRest(http.NotFoundHandler(), tc.wait))
 			defer s.Close()
 			defer s.CloseClientConnections()
 			conn, err := net.Dial("tcp", s.Listener.Addr().String())

@@ -19,11 +19,13 @@ const clockTick = 10_000
 
 // pinned is a child process that is bound to one processor.
 type pinned struct {
-	cmd *exec.Cmd
-	log string
+	cmd   *exec.Cmd
+	log   string
+	ended chan struct{} // closed then
 }
 
-// start starts a command on a processor and waits until it listens.
+// start starts a command on a processor and waits until it listens. One that ends
+// instead, or does not listen within 20 s, is an error that says what it wrote.
 func start(ctx context.Context, cpu int, log, addr string, env []string, name string, args ...string) (*pinned, error) {
 	file, err := os.Create(log)
 	if err != nil {
@@ -37,7 +39,8 @@ func start(ctx context.Context, cpu int, log, addr string, env []string, name st
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	p := &pinned{cmd: cmd, log: log}
+	p := &pinned{cmd: cmd, log: log, ended: make(chan struct{})}
+	go func() { defer close(p.ended); _ = cmd.Wait() }()
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -49,18 +52,20 @@ func start(ctx context.Context, cpu int, log, addr string, env []string, name st
 		}
 		select {
 		case <-ctx.Done():
-			p.stop()
-			text, _ := os.ReadFile(log)
-			return nil, fmt.Errorf("%s does not listen on %s: %s", name, addr, strings.TrimSpace(string(text)))
+		case <-p.ended:
 		case <-tick.C:
+			continue
 		}
+		p.stop()
+		text, _ := os.ReadFile(log)
+		return nil, fmt.Errorf("%s does not listen on %s: %s", name, addr, strings.TrimSpace(string(text)))
 	}
 }
 
 // stop kills the process.
 func (p *pinned) stop() {
 	_ = p.cmd.Process.Kill()
-	_ = p.cmd.Wait()
+	<-p.ended
 }
 
 // cpu returns the CPU time, user and system, that the process has used, in

@@ -92,14 +92,14 @@ func (r *Redis) runAll(ctx context.Context, parts []*part) error {
 		cmd     *redis.IntSliceCmd
 	}
 	var scripts []*script
-	byTag := map[string]*script{}
+	scriptOf := map[string]*script{} // by hash tag
 	for _, p := range parts {
 		tag := hashTag(p.Charges[0].Key)
-		s := byTag[tag]
+		s := scriptOf[tag]
 		if s == nil {
 			s = &script{call: calls.Get().(*call)} //nolint:forcetypeassert // The pool holds nothing else.
 			defer s.call.release()
-			byTag[tag], scripts = s, append(scripts, s)
+			scriptOf[tag], scripts = s, append(scripts, s)
 		}
 		s.parts, s.demands = append(s.parts, p), append(s.demands, &p.Demand)
 	}

@@ -50,6 +50,28 @@ func TestLeasesSpareTheStore(t *testing.T) {
 	}
 }
 
+// What leases answer tells the time of their store alone, though plans are reused
+// and another store, or this one before its clock was set back, was ahead.
+func TestLeasesTellTheirOwnTime(t *testing.T) {
+	l, _ := newLeasingLab(t, large)
+	ahead, _ := newLeasingLab(t, large)
+	ahead.clock.Advance(24 * time.Hour)
+	leased := 0
+	for i := range 200 {
+		ahead.decide(request(of("a", "u", "x")))
+		dec := l.decide(request(of("a", "u", "x")))
+		if int(dec.Statuses[0].Remaining) != 4999-i {
+			t.Fatalf("request %d: %+v", i, dec)
+		}
+		if dec.Path == PathLeased {
+			leased++
+		}
+	}
+	if leased == 0 {
+		t.Error("none was leased")
+	}
+}
+
 func TestUnusedLeasesGoBack(t *testing.T) {
 	l, store := newLeasingLab(t, large)
 	for range 100 {

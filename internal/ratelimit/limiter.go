@@ -344,9 +344,8 @@ func (l *Limiter) learn(p *plan, start time.Duration) {
 		return
 	}
 	for _, d := range p.active {
-		last := len(p.active) == 1 && !p.refunds && d.spent() && !leased(d, p.claims)
 		switch {
-		case !d.Allowed || last:
+		case !d.Allowed, len(p.active) == 1 && !p.refunds && !leased(d, p.claims) && d.spent():
 			l.denials.remember(d, start, l.now().Sub(l.began), p.returns, p.active...)
 		case p.stale:
 			l.denials.forget(d)

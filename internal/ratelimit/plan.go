@@ -147,7 +147,8 @@ func (p *plan) addDemand() int {
 	} else {
 		p.demands = append(p.demands, Demand{})
 	}
-	p.demands[len(p.demands)-1].Returned = false
+	d := &p.demands[len(p.demands)-1]
+	d.Allowed, d.Now, d.Returned = false, 0, false
 	return len(p.demands) - 1
 }
 

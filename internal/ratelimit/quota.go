@@ -34,21 +34,24 @@ type Quota struct {
 // Spend charges requests that were let through already to the buckets that
 // their descriptors meet, as far as they hold anything, and tells what is left
 // for each usage, in their order. It asks the shared store, about many usages
-// in one call. After an error some may have been charged.
+// in one call. With an error it tells of those, from the first on, that were
+// charged before; of the others some may have been.
 func (l *Limiter) Spend(ctx context.Context, name string, usages []Usage) ([]Quota, error) {
 	quotas := make([]Quota, len(usages))
+	charged := 0
 	var batch spending
 	defer batch.release()
 	for i := range usages {
 		if err := batch.add(l, name, &usages[i], &quotas[i]); err != nil {
-			return nil, err
+			return quotas[:charged], err
 		}
 		if i+1 < len(usages) && !batch.full() {
 			continue
 		}
 		if err := batch.take(ctx, l); err != nil {
-			return nil, err
+			return quotas[:charged], err
 		}
+		charged = i + 1
 	}
 	return quotas, nil
 }

@@ -2,6 +2,7 @@ package ratelimit_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -37,12 +38,26 @@ descriptors:
 		t.Fatal(err)
 	}
 	l, err := ratelimit.NewLimiter(ratelimit.Options{
-		Rules: rules, Store: store, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+		Rules: rules, Store: store, Timeout: 10 * time.Second, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return l
+}
+
+// lastsOneCall is a store that is gone after one call.
+type lastsOneCall struct {
+	ratelimit.Store
+	gone bool
+}
+
+func (s *lastsOneCall) Take(ctx context.Context, demands []*ratelimit.Demand) error {
+	if s.gone {
+		return errors.New("gone")
+	}
+	s.gone = true
+	return s.Store.Take(ctx, demands)
 }
 
 // Spend takes what was used as far as there is anything, at the rule's cost, and
@@ -131,8 +146,13 @@ func TestSpendMany(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if q, err := l.Spend(ctx, "d", usages); err == nil {
+	if q, err := l.Spend(ctx, "d", usages); err == nil || len(q) > 0 {
 		t.Errorf("without a store: %+v", q)
+	}
+	// Those that were charged before the store went are told of.
+	l = newSpender(t, &lastsOneCall{Store: ratelimit.NewMemory(1000, time.Now)})
+	if q, err := l.Spend(t.Context(), "d", usages); err == nil || len(q) < 100 || len(q) == len(usages) || q[len(q)-1].Key == "" {
+		t.Errorf("a store that goes: %d are told of, %v", len(q), err)
 	}
 	if q, err := l.Spend(t.Context(), "d", nil); err != nil || len(q) != 0 {
 		t.Errorf("of nothing: %+v, %v", q, err)

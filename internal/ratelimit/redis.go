@@ -32,13 +32,16 @@ const MaxBatch = 64
 type Redis struct {
 	client  redis.UniversalClient
 	script  *redisconn.Script
+	beat    *redisconn.Script
 	cluster bool
 }
 
 // NewRedis returns a store on client. cluster says that the keys of a script
 // must share a hash tag.
 func NewRedis(client redis.UniversalClient, cluster bool) *Redis {
-	return &Redis{client: client, script: redisconn.NewScript(decideLua), cluster: cluster}
+	return &Redis{
+		client: client, script: redisconn.NewScript(decideLua), beat: redisconn.NewScript(beatLua), cluster: cluster,
+	}
 }
 
 // Load puts the script into the server, so that the first decision need not

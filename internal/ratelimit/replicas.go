@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
-
-	"github.com/tollgate-proxy/tollgate/internal/redisconn"
 )
 
 //go:embed lua/beat.lua
@@ -29,7 +27,7 @@ type census interface {
 // Beat notes that the process of that id lives, and returns the number of those
 // that did within life.
 func (r *Redis) Beat(ctx context.Context, id string, life time.Duration) (int, error) {
-	n, err := redisconn.NewScript(beatLua).RunIdempotent(ctx, r.client, []string{replicasKey}, id, life.Milliseconds()).Int()
+	n, err := r.beat.RunIdempotent(ctx, r.client, []string{replicasKey}, id, life.Milliseconds()).Int()
 	if err != nil {
 		return 0, fmt.Errorf("count the replicas: %w", err)
 	}

@@ -22,7 +22,7 @@ func TestReplicasCountEachOther(t *testing.T) {
 	var stops []func()
 	for range 3 {
 		l := newLab(t, mustLoad(t, shipped), func(o *Options) {
-			o.Store, o.Timeout, o.BeatEvery = NewRedis(client, false), 200*time.Millisecond, 50*time.Millisecond
+			o.Store, o.Timeout, o.BeatEvery = NewRedis(client, false), 200*time.Millisecond, 500*time.Millisecond
 			o.Failures, o.ProbeEvery = 1, time.Hour
 		})
 		ctx, cancel := context.WithCancel(t.Context())

@@ -310,14 +310,11 @@ func (e *envoy) spend(ctx context.Context, used []usage) ([]ratelimit.Quota, [][
 	}
 	quotas, err := s.o.Limiter.Spend(ctx, e.domain, usages)
 	for i, u := range used {
-		// What some calls charged before one failed is charged again: that grants
+		// What the call that failed may have charged is charged again: that grants
 		// less, never more.
-		if u.bucket.owed = 0; err != nil {
+		if u.bucket.owed = 0; i >= len(quotas) {
 			u.bucket.owed = usages[i].Requests
 		}
-	}
-	if err != nil {
-		return nil, nil, err
 	}
 	var parts []ratelimit.Part
 	for i := range quotas {
@@ -328,6 +325,9 @@ func (e *envoy) spend(ctx context.Context, used []usage) ([]ratelimit.Quota, [][
 		u.bucket.observe((float64(usages[i].Requests)+float64(u.said.GetNumRequestsDenied()))*float64(max(q.Cost, 1)), now)
 		u.bucket.key = q.Key
 		parts = append(parts, ratelimit.Part{Key: q.Key, Name: u.bucket.name, Demand: u.bucket.demand})
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	joined, err := s.o.Sharers.Join(ctx, parts, s.o.Life)
 	if err != nil {

@@ -27,11 +27,12 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
 
-// failing makes the limiter fail while it is set.
+// failing makes the limiter fail while it is set, after it charged so many.
 type failing struct {
 	Limiter
-	mu  sync.Mutex
-	err error
+	mu      sync.Mutex
+	err     error
+	charges int
 }
 
 func (f *failing) set(err error) {
@@ -42,12 +43,13 @@ func (f *failing) set(err error) {
 
 func (f *failing) Spend(ctx context.Context, domain string, usages []ratelimit.Usage) ([]ratelimit.Quota, error) {
 	f.mu.Lock()
-	err := f.err
+	fails, charges := f.err, f.charges
 	f.mu.Unlock()
-	if err != nil {
-		return nil, err
+	if fails == nil {
+		charges = len(usages)
 	}
-	return f.Limiter.Spend(ctx, domain, usages)
+	quotas, err := f.Limiter.Spend(ctx, domain, usages[:charges])
+	return quotas, errors.Join(err, fails)
 }
 
 type bench struct {
@@ -311,6 +313,37 @@ func TestUsageWithoutRedisIsOwed(t *testing.T) {
 	states, err := b.real.State(t.Context(), "d", []ratelimit.Entry{{Key: "tier", Value: "slow"}, {Key: "user", Value: "ada"}})
 	if err != nil || len(states) != 1 || states[0].Remaining != 3 {
 		t.Errorf("%+v, %v", states, err)
+	}
+}
+
+// What was charged before Redis went is not charged again.
+func TestUsageIsChargedOnce(t *testing.T) {
+	b := newBench(t, redistest.Server(t), 100)
+	e := &envoy{server: b.server, name: "e", buckets: map[string]*bucket{}}
+	users := []string{"ada", "bob"}
+	report := func(allowed uint64) {
+		t.Helper()
+		r := &quotav3.RateLimitQuotaUsageReports{Domain: "d"}
+		for _, user := range users {
+			r.BucketQuotaUsages = append(r.BucketQuotaUsages, &quotav3.RateLimitQuotaUsageReports_BucketQuotaUsage{
+				BucketId: &quotav3.BucketId{Bucket: map[string]string{"user": user, "tier": "slow"}}, NumRequestsAllowed: allowed,
+			})
+		}
+		if _, err := e.report(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+		b.clock.Advance(5 * time.Second)
+	}
+	b.limiter.charges = 1
+	b.limiter.set(errors.New("gone"))
+	report(3)
+	b.limiter.set(nil)
+	report(1)
+	for _, user := range users {
+		states, err := b.real.State(t.Context(), "d", []ratelimit.Entry{{Key: "tier", Value: "slow"}, {Key: "user", Value: user}})
+		if err != nil || len(states) != 1 || states[0].Remaining != 6 {
+			t.Errorf("%s: %+v, %v", user, states, err)
+		}
 	}
 }
 
