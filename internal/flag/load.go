@@ -113,6 +113,9 @@ func (p *documentReader) document(root *yaml.Node) *Definitions {
 			own := def.Metadata
 			def.Metadata = maps.Clone(shared)
 			maps.Copy(def.Metadata, own)
+			if count := len(def.Metadata); count > maxMetadata { // stored, it could not be read again
+				p.fault(n, at+".metadata", count, fmt.Sprintf("at most %d members, with those of the document", maxMetadata))
+			}
 		}
 		defs.Flags[name] = def
 	})
