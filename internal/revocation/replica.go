@@ -12,6 +12,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/outage"
 )
 
 // Replica holds the whole state in memory, fed by Redis. Check may be called at any time and from any goroutine; Run
@@ -36,6 +38,7 @@ type Replica struct {
 	// redisAhead is Redis's clock less the steady clock, in seconds.
 	redisAhead atomic.Int64
 
+	outage  outage.Outage
 	metrics replicaMetrics
 }
 

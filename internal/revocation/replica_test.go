@@ -14,6 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/clocktest"
+	"github.com/tollgate-proxy/tollgate/internal/logtest"
+	"github.com/tollgate-proxy/tollgate/internal/outage"
 	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
 )
@@ -256,6 +259,30 @@ func TestServerHangs(t *testing.T) {
 	})
 	server.Resume()
 	polltest.Until(t, "fresh again", fresh(r))
+}
+
+// A Redis that answers every other question is told of once, not for each.
+func TestFeedIsLoggedByState(t *testing.T) {
+	clock, log := clocktest.New(time.Now()), &logtest.Buffer{}
+	r, err := NewReplica(nil, Options{Now: clock.Now, Log: log.Logger()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := func(lost, back int) {
+		t.Helper()
+		if log.Count("revocation feed lost") != lost || log.Count("revocation feed is back") != back {
+			t.Errorf("want %d and %d:\n%s", lost, back, log)
+		}
+	}
+	for range 20 {
+		r.note(ErrUnavailable)
+		r.note(nil)
+		clock.Advance(r.options.Heartbeat)
+	}
+	want(1, 0)
+	clock.Advance(outage.Calm)
+	r.note(nil)
+	want(1, 1)
 }
 
 // On a slow link the delay shows in the staleness, and a revoked token is never accepted as fresh later than the bound.

@@ -32,7 +32,6 @@ func (r *Replica) Run(ctx context.Context) error {
 
 // manage synchronises and measures.
 func (r *Replica) manage(ctx context.Context, restore chan<- struct{}) {
-	up := true
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -49,17 +48,22 @@ func (r *Replica) manage(ctx context.Context, restore chan<- struct{}) {
 				err = r.beat(ctx)
 			}
 		}
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
-		case err != nil && up:
-			up = false
-			r.log.Warn("revocation feed lost", slog.Any("error", err))
-		case err == nil && !up:
-			up = true
-			r.log.Info("revocation feed is back")
 		}
+		r.note(err)
 		timer.Reset(wait)
+	}
+}
+
+// note tells once that Redis went away, and once that it is back.
+func (r *Replica) note(err error) {
+	now := r.options.Now()
+	switch {
+	case err != nil && r.outage.Failed(now):
+		r.log.Warn("revocation feed lost", slog.Any("error", err))
+	case err == nil && r.outage.Answered(now):
+		r.log.Info("revocation feed is back")
 	}
 }
 
