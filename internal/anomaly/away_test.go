@@ -64,7 +64,7 @@ func TestRedisHangs(t *testing.T) {
 	p := redistest.NewProcess(t)
 	c := redis.NewClient(&redis.Options{Addr: p.Addr(), ContextTimeoutEnabled: true, MaxRetries: -1}) // as redisconn has it
 	defer c.Close()
-	w := newWatch(t, NewRedis(c), func(c *Config) { c.Wait, c.Timeout = 5*time.Millisecond, 20*time.Millisecond })
+	w := newWatch(t, NewRedis(c), func(c *Config) { c.Wait, c.Timeout = time.Millisecond, 2*time.Second })
 	p.Pause()
 	defer p.Resume()
 	w.expect("hanging", sighting(0, berlin), "", None)

@@ -55,7 +55,7 @@ func newWatch(t testing.TB, s Store, change func(*Config), options ...func(*Opti
 	t.Helper()
 	c := DefaultConfig()
 	c.Actions = []ActionConfig{{1, "header"}, {50, "step_up"}, {80, "revoke_session"}, {95, "deny"}}
-	c.Wait, c.Timeout = time.Second, 10*time.Second
+	c.Wait, c.Timeout = polltest.Patience, polltest.Patience
 	c.Places = testPlaces()
 	if change != nil {
 		change(&c)

@@ -11,13 +11,14 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/anomaly"
 	"github.com/tollgate-proxy/tollgate/internal/authn"
 	"github.com/tollgate-proxy/tollgate/internal/gate"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 // watching runs a real watch whose one action begins at a score of 1.
 func watching(t *testing.T, action string) *anomaly.Watch {
 	t.Helper()
 	c := anomaly.DefaultConfig()
-	c.Enabled, c.Wait = true, time.Second
+	c.Enabled, c.Wait, c.Timeout = true, polltest.Patience, polltest.Patience
 	c.Actions = []anomaly.ActionConfig{{Score: 1, Action: action}}
 	w, err := anomaly.NewWatch(c, anomaly.Options{
 		Store: anomaly.NewMemory(), Now: time.Now,
