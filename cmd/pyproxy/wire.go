@@ -38,7 +38,7 @@ func wire(_ context.Context, c Config, rt *app.Runtime) error {
 	hints := replica.NewHints(conn, rt.Log)
 	o := pyproxy.Options{
 		Log: rt.Log, Metrics: rt.Metrics, Tracer: rt.Tracer, Propagator: rt.Propagator,
-		Now: time.Now, OnOpen: hints.Opened,
+		Now: time.Now, OnOpen: hints.Opened, Panicked: rt.Panicked,
 	}
 	var store httpcache.Store
 	if c.Cache.Redis {

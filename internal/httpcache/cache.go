@@ -24,6 +24,8 @@ type Options struct {
 	Now          func() time.Time
 	Log          *slog.Logger
 	Metrics      prometheus.Registerer // may be nil
+	// Panicked is told of a panic in a goroutine of ours, while it is recovered.
+	Panicked func(where string, value any)
 }
 
 // Cache holds the answers of all routes. It is safe for concurrent use.

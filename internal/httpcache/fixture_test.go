@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -65,11 +66,13 @@ type fixture struct {
 	cache    *httpcache.Cache
 	next     http.RoundTripper
 	registry *prometheus.Registry
+	panics   atomic.Value // the last one's value
 }
 
 func options(f *fixture) httpcache.Options {
 	return httpcache.Options{Bytes: 16 << 20, MaxEntry: 64 << 10, MaxKeyBody: 1 << 10, StoreBytes: 16 << 20, StoreTimeout: patience, StoreRest: time.Minute,
-		PollInterval: time.Millisecond, Now: f.Now, Log: slog.New(slog.DiscardHandler), Metrics: f.registry}
+		PollInterval: time.Millisecond, Now: f.Now, Log: slog.New(slog.DiscardHandler), Metrics: f.registry,
+		Panicked: func(_ string, value any) { f.panics.Store(fmt.Sprint(value)) }}
 }
 
 func newFixture(t *testing.T, p httpcache.Policy, answer func(*http.Request, int) (*http.Response, error)) *fixture {

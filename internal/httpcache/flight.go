@@ -4,15 +4,14 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
-	"runtime/debug"
 	"sync"
 	"time"
 )
 
-var errPanic = errors.New("the request to the service ended in a panic")
+// ErrPanic is what a request to the service ended with that ended in a panic.
+var ErrPanic = errors.New("the request to the service ended in a panic")
 
 // flight is one request to the service on behalf of all that ask the same. Its
 // fields but resp are final when done is closed.
@@ -42,8 +41,8 @@ func (c *Cache) fly(t *transport, k key, r *http.Request, header http.Header, bo
 	go func() {
 		defer func() {
 			if v := recover(); v != nil { // no handler of a server is above us to end one request and not the process
-				f.err = errPanic
-				c.options.Log.ErrorContext(ctx, "panic", "in", "cache", "value", fmt.Sprint(v), "stack", string(debug.Stack()))
+				f.err = ErrPanic
+				c.options.Panicked("cache", v)
 				cancel()
 			}
 			c.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tollgate-proxy/tollgate/internal/httpcache"
 	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
@@ -228,8 +229,8 @@ func TestAPanicEndsOneRequestAndNotTheProcess(t *testing.T) {
 		}
 		return reply(200, "well"), nil
 	})
-	if g := f.ask("GET", "/", ""); g.err == nil {
-		t.Fatal(g)
+	if g := f.ask("GET", "/", ""); !errors.Is(g.err, httpcache.ErrPanic) || f.panics.Load() != "a fault" {
+		t.Fatal(g, f.panics.Load())
 	}
 	f.want(f.ask("GET", "/", ""), "well", "fwd=miss; stored")
 }

@@ -71,6 +71,12 @@ func (c *caller) try(x *exchange, number int, at *endpoint) tried {
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
 	a.timer = time.AfterFunc(min(c.route.Timeout, x.deadline.Sub(a.start)), func() { a.cancel(errDeadline) })
 
+	returned := false
+	defer func() {
+		if !returned { // a panic must not keep a place of the limit
+			a.finish(causePanic, errPanic)
+		}
+	}()
 	out := req.WithContext(a.ctx)
 	url := *req.URL
 	url.Scheme, url.Host = "http", a.endpoint.address
@@ -89,12 +95,14 @@ func (c *caller) try(x *exchange, number int, at *endpoint) tried {
 	if err != nil {
 		why := classify(a.client, a.ctx, err, x.streamed, c.route.Timeout)
 		a.finish(why, err)
+		returned = true
 		return tried{at: at, fail: &failure{cause: why, err: err}}
 	}
 	if span.IsRecording() {
 		span.SetAttributes(attribute.Int("http.response.status_code", resp.StatusCode))
 	}
 	a.pass(resp)
+	returned = true
 	return tried{resp: resp, at: at}
 }
 

@@ -29,12 +29,13 @@ const (
 	causeMalformed        // what the client sent is no body
 	causeCircuit          // not sent: circuit open
 	causeOverload         // not sent: concurrency limit
+	causePanic            // a fault of this program
 	causes                // how many there are
 )
 
 // String is the cause as metrics and spans show it.
 func (c cause) String() string {
-	return [causes]string{"ok", "error_status", "throttled", "connect", "timeout", "broken", "body", "client_gone", "client_slow", "too_large", "malformed", "circuit_open", "overload"}[c]
+	return [causes]string{"ok", "error_status", "throttled", "connect", "timeout", "broken", "body", "client_gone", "client_slow", "too_large", "malformed", "circuit_open", "overload", "panic"}[c]
 }
 
 // outcome is what the breaker is told.
@@ -67,6 +68,8 @@ var errDeadline = errors.New("no answer in time")
 
 // What the end of the process cancels an event stream with.
 var errStopping = errors.New("the process stops")
+
+var errPanic = errors.New("the attempt ended in a panic")
 
 // failure is why a request gets no answer from its upstream.
 type failure struct {

@@ -72,7 +72,11 @@ func (rt *route) serve(p *setup, w http.ResponseWriter, r *http.Request) {
 	if rt.invalidates {
 		rec.done = func() { p.invalidate(rt, r, w.Header()) }
 	}
+	ended := false
 	defer func() {
+		if !ended && rec.status == 0 { // by a panic, which is answered above us
+			rec.status = http.StatusInternalServerError
+		}
 		if rec.bounded {
 			rec.bound(time.Time{}) // the connection's next answer has its own
 		}
@@ -94,6 +98,7 @@ func (rt *route) serve(p *setup, w http.ResponseWriter, r *http.Request) {
 		r.Body = newTimedBody(body, w, rt.Timeout)
 	}
 	rt.served.reverse.ServeHTTP(rec, r)
+	ended = true
 }
 
 // rewrite makes the request that goes to the service.
@@ -149,6 +154,8 @@ func (p *setup) answerFailure(rt *route) func(http.ResponseWriter, *http.Request
 			writeProblem(w, r, http.StatusServiceUnavailable, "circuit_open", service+"is failing and is left alone for a while")
 		case causeOverload:
 			writeProblem(w, r, http.StatusServiceUnavailable, "dependency_unavailable", service+"has as many requests as it can take")
+		case causePanic:
+			writeProblem(w, r, http.StatusInternalServerError, "internal_error", "") // as what is above us answers
 		case causeTimeout:
 			writeProblem(w, r, http.StatusGatewayTimeout, "upstream_timeout", service+"did not answer in time")
 		default:

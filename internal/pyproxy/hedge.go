@@ -29,7 +29,17 @@ func (c *caller) hedged(x *exchange, number int, avoid []*endpoint) tried {
 		running[id] = cancel
 		one := *x
 		one.req = x.req.WithContext(ctx)
-		go func() { results <- result{c.try(&one, number+id, at), id} }()
+		go func() {
+			got := result{id: id}
+			defer func() {
+				if v := recover(); v != nil { // no handler of a server is above us to end one request and not the process
+					c.setup.panicked("hedged attempt", v)
+					got.tried = tried{at: at, fail: &failure{cause: causePanic, err: errPanic}}
+				}
+				results <- got
+			}()
+			got.tried = c.try(&one, number+id, at)
+		}()
 	}
 	first := c.pick(avoid)
 	start(0, first)

@@ -98,6 +98,8 @@ func whyNot(r *http.Request, err error) *failure {
 		return f
 	case errors.As(err, &body):
 		return &failure{cause: clientCause(err), err: err}
+	case errors.Is(err, httpcache.ErrPanic):
+		return &failure{cause: causePanic, err: err}
 	case r.Context().Err() != nil:
 		return &failure{cause: causeClientGone, err: err}
 	default:

@@ -2,8 +2,10 @@ package pyproxy
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +30,19 @@ type Options struct {
 	Cache *httpcache.Cache
 	// OnOpen is called when a circuit opens, with the upstream's name.
 	OnOpen func(upstream string)
+	// Panicked is told of a panic in a goroutine that a request has started, while
+	// it is recovered; nil logs it.
+	Panicked func(where string, value any)
+}
+
+// panicked is what is told of panics.
+func (o Options) panicked() func(where string, value any) {
+	if o.Panicked != nil {
+		return o.Panicked
+	}
+	return func(where string, value any) {
+		o.Log.Error("panic", "in", where, "value", fmt.Sprint(value), "stack", string(debug.Stack()))
+	}
 }
 
 // shared is what all setups of a Proxy share.
@@ -39,6 +54,7 @@ type shared struct {
 	metrics    *metrics
 	look       resolver
 	onOpen     func(upstream string)
+	panicked   func(where string, value any)
 	cache      *httpcache.Cache
 	streaming  context.Context // under which event streams last //nolint:containedctx // it is the process's and not a call's
 	endStreams context.CancelFunc
@@ -54,13 +70,13 @@ type Proxy struct {
 
 // New builds a proxy from a validated configuration. It does not connect.
 func New(c Config, o Options) *Proxy {
-	s := &shared{now: o.Now, log: o.Log, propagator: o.Propagator, metrics: newMetrics(), look: systemResolver, onOpen: o.OnOpen}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &shared{now: o.Now, log: o.Log, propagator: o.Propagator, metrics: newMetrics(), look: systemResolver, onOpen: o.OnOpen, panicked: o.panicked()}
 	s.streaming, s.endStreams = context.WithCancel(context.Background())
 	if s.now == nil {
 		s.now = time.Now
-	}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
 	}
 	if s.propagator == nil {
 		s.propagator = propagation.TraceContext{}
@@ -72,7 +88,7 @@ func New(c Config, o Options) *Proxy {
 		o.Tracer = noop.NewTracerProvider()
 	}
 	if s.cache = o.Cache; s.cache == nil {
-		s.cache = NewCache(c.Cache, nil, Options{Now: s.now, Log: s.log})
+		s.cache = NewCache(c.Cache, nil, Options{Now: s.now, Log: s.log, Panicked: s.panicked})
 	}
 	s.tracer = o.Tracer.Tracer("github.com/tollgate-proxy/tollgate/internal/pyproxy")
 	p := &Proxy{shared: s, swapped: make(chan struct{}, 1)}
@@ -141,6 +157,6 @@ func NewCache(c CacheConfig, store httpcache.Store, o Options) *httpcache.Cache 
 	return httpcache.New(httpcache.Options{
 		Bytes: int64(c.Memory), MaxEntry: int64(c.MaxEntry), MaxKeyBody: int64(c.MaxKeyBody),
 		Store: store, StoreBytes: int64(c.RedisMemory), StoreTimeout: c.RedisTimeout, StoreRest: c.RedisRest, PollInterval: c.Poll,
-		Now: o.Now, Log: o.Log, Metrics: o.Metrics,
+		Now: o.Now, Log: o.Log, Metrics: o.Metrics, Panicked: o.panicked(),
 	})
 }
