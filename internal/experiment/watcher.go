@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -90,6 +91,7 @@ type Watcher struct {
 	current atomic.Pointer[Set]
 	follow  *versioned.Follower
 	outage  outage.Outage
+	told    string // what is broken, as it was last logged; only Run's goroutine uses it
 }
 
 // NewWatcher makes a watcher that knows no experiments until Run has read them.
@@ -164,13 +166,17 @@ func (w *Watcher) pull(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for key, err := range snapshot.Broken {
+	told := fmt.Sprint(snapshot.Broken)
+	for _, key := range slices.Sorted(maps.Keys(snapshot.Broken)) {
 		kept := before.Find(key)
 		if kept != nil {
 			snapshot.Records = append(snapshot.Records, *kept)
 		}
-		w.options.Log.Error("stored experiment is not understood", "experiment", key, "kept", kept != nil, "error", err)
+		if told != w.told {
+			w.options.Log.Error("stored experiment is not understood", "experiment", key, "kept", kept != nil, "error", snapshot.Broken[key])
+		}
 	}
+	w.told = told
 	slices.SortFunc(snapshot.Records, func(a, b Record) int { return strings.Compare(a.Definition.Key, b.Definition.Key) })
 	next := newSet(snapshot.Version, snapshot.Records, w.options.Now())
 	w.current.Store(next)

@@ -9,8 +9,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/logtest"
 	"github.com/tollgate-proxy/tollgate/internal/polltest"
 	"github.com/tollgate-proxy/tollgate/internal/redistest"
+	"github.com/tollgate-proxy/tollgate/internal/versioned"
 )
 
 func watch(t *testing.T, o WatcherOptions) *Watcher {
@@ -55,6 +57,32 @@ func TestWatcher(t *testing.T) {
 			return err == nil && len(s.Records) == 2 && s.Find("checkout").Definition.State == Started
 		})
 	})
+}
+
+// What is not understood is told of once, and again when that is something else.
+func TestWatcherTellsOfBrokenOnce(t *testing.T) {
+	c, log := NewCatalog(redistest.Client(t, redistest.Embedded(t)), fixedNow), &logtest.Buffer{}
+	w, err := NewWatcher(WatcherOptions{Catalog: c, Log: log.Logger(), Now: fixedNow})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, key := range []string{"odd", "other", "later", "more"} {
+		if i%2 == 0 {
+			newer := map[string]versioned.Write{key: {Version: 1, Document: []byte(`{"definition":{"weather":"rain"}}`), Entry: []byte("{}")}}
+			if written, err := c.documents.Write(t.Context(), int64(i), newer); err != nil || !written {
+				t.Fatal(written, err)
+			}
+		} else {
+			d := valid()
+			d.Key = key
+			put(t, c, d)
+		}
+		w.sync(t.Context())
+		// First one, then both of them.
+		if want := []int{1, 1, 3, 3}[i]; w.Current().version != int64(i+1) || log.Count("is not understood") != want {
+			t.Errorf("after %s, at version %d, want %d times:\n%s", key, w.Current().version, want, log)
+		}
+	}
 }
 
 func TestWatcherWithoutRedis(t *testing.T) {
