@@ -94,7 +94,7 @@ func (x *Experiments) report(w http.ResponseWriter, r *http.Request) error {
 		recorded++
 	}
 	if call != nil {
-		if err := x.o.Store.WriteCall(r.Context(), call); err != nil {
+		if err := x.o.Recorder.WriteCall(r.Context(), call); err != nil {
 			return err
 		}
 	}

@@ -65,11 +65,13 @@ func (c *Call) into(d *Definition, add func(*Batch) error) error {
 // WriteCall writes a call, in one atomic script for each 2,000 entries. After an
 // error it may be written again: what had been written counts once. ErrReused
 // where its id came with other content within the hour; then nothing is written.
-func (s *Store) WriteCall(ctx context.Context, c *Call) error {
+func (r *Recorder) WriteCall(ctx context.Context, c *Call) error {
 	for _, b := range c.batches {
-		if _, err := s.Write(ctx, b); err != nil {
+		strays, err := r.options.Store.Write(ctx, b)
+		if err != nil {
 			return err
 		}
+		r.astray(b, strays)
 	}
 	return nil
 }

@@ -235,17 +235,24 @@ func (r *Recorder) flush(ctx context.Context) {
 			continue
 		case err != nil:
 			r.keep(batches[i:])
-			r.state(true, err)
+			if !errors.Is(ctx.Err(), context.Canceled) { // else Run writes once more
+				r.state(true, err)
+			}
 			return
 		}
 		delete(r.refused, b.definition.Key)
-		if strays > 0 {
-			r.strays.Add(float64(strays))
-			r.options.Log.Error("users changed the variant of an experiment", "experiment", b.definition.Key, "users", strays)
-		}
+		r.astray(b, strays)
 	}
 	if len(batches) > 0 {
 		r.state(false, nil)
+	}
+}
+
+// astray tells of users who were seen in another variant than before.
+func (r *Recorder) astray(b *Batch, users int64) {
+	if users > 0 {
+		r.strays.Add(float64(users))
+		r.options.Log.Error("users changed the variant of an experiment", "experiment", b.definition.Key, "users", users)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/tollgate-proxy/tollgate/internal/clocktest"
 	"github.com/tollgate-proxy/tollgate/internal/logtest"
 	"github.com/tollgate-proxy/tollgate/internal/outage"
 	"github.com/tollgate-proxy/tollgate/internal/polltest"
@@ -86,6 +87,8 @@ func TestRecorderWithoutRedis(t *testing.T) {
 	t.Cleanup(func() { _ = c.Close() })
 	server.Kill()
 	r, log := newRecorder(t, c)
+	clock := clocktest.New(catalogTime)
+	r.options.Now = clock.Now
 	d := valid()
 	r.Observe(d, "ann", 0, "latency", 1)
 	for range 2 {
@@ -95,9 +98,8 @@ func TestRecorderWithoutRedis(t *testing.T) {
 		t.Errorf("logged %d times", log.Count("are not recorded"))
 	}
 	server.Start()
-	now := time.Now()
 	for told, passed := range []time.Duration{0, outage.Calm} { // it is told of once it has stayed so
-		r.options.Now = func() time.Time { return now.Add(passed) }
+		clock.Advance(passed)
 		r.Observe(d, "bob", 1, "latency", 2)
 		r.flush(t.Context())
 		if log.Count("recorded again") != told {
@@ -107,6 +109,27 @@ func TestRecorderWithoutRedis(t *testing.T) {
 	data, err := NewStore(c).Read(t.Context(), d)
 	if err != nil || data[0].Users != 1 || data[1].Users != 1 {
 		t.Errorf("got %+v, %v", data, err)
+	}
+}
+
+// A process that ends while it writes writes once more what was left, and raises
+// no alarm.
+func TestRecorderEndsWhileItWrites(t *testing.T) {
+	c := redistest.Client(t, redistest.Embedded(t))
+	r, log := newRecorder(t, c)
+	d := valid()
+	r.Expose(d, "ann", 0)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	r.flush(ctx)
+	if len(r.pending) != 1 || log.String() != "" {
+		t.Errorf("%d wait; log:\n%s", len(r.pending), log)
+	}
+	if err := r.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if data := read(t, r.options.Store, d); data[0].Users != 1 || log.String() != "" {
+		t.Errorf("got %+v; log:\n%s", data, log)
 	}
 }
 

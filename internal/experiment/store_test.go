@@ -255,10 +255,6 @@ func TestStoreWithoutRedis(t *testing.T) {
 	s, d := NewStore(c), valid()
 	_, writeErr := s.Write(t.Context(), newBatch(t, d))
 	_, readErr := s.Read(t.Context(), d)
-	call := newCall(t, d, "x", "")
-	if err := call.Report(d, "ann", 0, Value{"conversion", 1}); err != nil || s.WriteCall(t.Context(), call) == nil {
-		t.Errorf("a call was written without Redis: %v", err)
-	}
 	if writeErr == nil || readErr == nil || s.Delete(t.Context(), d) == nil {
 		t.Error("nothing failed without Redis")
 	}
