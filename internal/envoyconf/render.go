@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -25,6 +26,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
 )
 
 // Names in envoy/envoy.yaml that Render and its callers address.
@@ -65,6 +67,9 @@ type Options struct {
 	Quotas bool
 	// AccessLog is the path of the access log file, which Envoy creates.
 	AccessLog string
+	// DecisionTimeout, above 0, is how long Envoy waits for authz and for ratelimit: for a connection, for each try and
+	// for the whole call. Tests that are not about it have time, however slow the machine.
+	DecisionTimeout time.Duration
 }
 
 // Render returns a copy of b with the addresses of o. Everything else stays as the file has it.
@@ -91,6 +96,9 @@ func Render(b *bootstrapv3.Bootstrap, o Options) (*bootstrapv3.Bootstrap, error)
 	}
 	if err := renderListener(out, o); err != nil {
 		return nil, err
+	}
+	if o.DecisionTimeout > 0 {
+		useConnectTimeout(out, o.DecisionTimeout)
 	}
 	if err := validate(out); err != nil {
 		return nil, err
@@ -198,7 +206,7 @@ func renderListener(b *bootstrapv3.Bootstrap, o Options) error {
 		}
 		listeners[0].Address = address
 	}
-	if o.AccessLog == "" && o.TraceCollector == "" && !o.OneCall && !o.Quotas {
+	if o.AccessLog == "" && o.TraceCollector == "" && !o.OneCall && !o.Quotas && o.DecisionTimeout <= 0 {
 		return nil
 	}
 	changed := 0
@@ -244,6 +252,11 @@ func renderManager(filter *listenerv3.Filter, o Options) error {
 		manager.HttpFilters = slices.DeleteFunc(manager.GetHttpFilters(), isRateLimit)
 		if len(manager.GetHttpFilters()) == filters {
 			return errors.New("the configuration has no ratelimit filter to remove")
+		}
+	}
+	if o.DecisionTimeout > 0 {
+		if err := useDecisionTimeout(manager, durationpb.New(o.DecisionTimeout)); err != nil {
+			return err
 		}
 	}
 	if o.AccessLog != "" {
