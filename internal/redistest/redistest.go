@@ -44,15 +44,17 @@ func NewProcess(t testing.TB, args ...string) *Process {
 		t.Fatalf("redis-server is not installed: run `make tools` (Debian's package redis-server): %v", err)
 	}
 	// Between choosing a free port and redis-server's bind another process may
-	// take it: then choose again.
-	for range 5 {
+	// take it; and a node of a Cluster wants the port 10,000 above, too, which one
+	// in five does not have. Then choose again.
+	var err error
+	for range 20 {
 		p := &Process{t: t, addr: FreeAddr(t), dir: t.TempDir(), args: args}
-		if p.start() == nil {
+		if err = p.start(); err == nil {
 			t.Cleanup(p.Kill)
 			return p
 		}
 	}
-	t.Fatal("redis-server did not start on any of five ports")
+	t.Fatalf("redis-server did not start on any of twenty ports; on the last one: %v", err)
 	return nil
 }
 

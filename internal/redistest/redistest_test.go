@@ -2,6 +2,10 @@ package redistest
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"github.com/redis/go-redis/v9"
@@ -20,6 +24,24 @@ func TestEach(t *testing.T) {
 	})
 	if n != 2 {
 		t.Errorf("ran over %d servers", n)
+	}
+}
+
+// A redis-server that refuses its port, as a Cluster's refuses those above
+// 55535, gets another one.
+func TestServerTriesOtherPorts(t *testing.T) {
+	server, err := exec.LookPath("redis-server")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	script := fmt.Sprintf("#!/bin/sh\necho >>%s/tried\n[ $(wc -l <%[1]s/tried) -gt 8 ] || exit 1\nexec %s \"$@\"\n", dir, server)
+	if err := os.WriteFile(filepath.Join(dir, "redis-server"), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+string(filepath.ListSeparator)+os.Getenv("PATH"))
+	if err := Client(t, Server(t)).Ping(t.Context()).Err(); err != nil {
+		t.Error(err)
 	}
 }
 
