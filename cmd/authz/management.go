@@ -34,17 +34,22 @@ type ManagementConfig struct {
 
 // Validate checks the section.
 func (c ManagementConfig) Validate(r *config.Report) {
-	names, hashes := map[string]bool{}, map[string]bool{}
+	type known struct{ key, value string }
+	seen := map[known]bool{}
 	for i, client := range c.Clients {
-		if names[client.Name] {
-			r.Fault(fmt.Sprintf("clients[%d].name", i), client.Name, "a name that no other client has")
+		for _, k := range []known{
+			{"name", client.Name}, {"secret_sha256", strings.ToLower(client.SecretSHA256)},
+			{"certificate_sha256", strings.ToLower(client.CertificateSHA256)}, {"certificate_san", client.CertificateSAN},
+		} {
+			if k.value != "" && seen[k] {
+				var value any = k.value
+				if k.key == "secret_sha256" {
+					value = config.NewSecret(k.value)
+				}
+				r.Fault(fmt.Sprintf("clients[%d].%s", i, k.key), value, "one that no other client has")
+			}
+			seen[k] = true
 		}
-		if hash := strings.ToLower(client.SecretSHA256); hash != "" && hashes[hash] {
-			r.Fault(fmt.Sprintf("clients[%d].secret_sha256", i), config.NewSecret(hash), "a secret that no other client has")
-		} else {
-			hashes[hash] = true
-		}
-		names[client.Name] = true
 	}
 }
 
