@@ -76,6 +76,7 @@ test-unit: $(ENVOY) $(SERVICES_VENV) redis compiler ## unit and integration test
 	@mkdir -p coverage
 	@CGO_ENABLED=1 $(GO) test -race $(TEST_FLAGS) -timeout 15m -coverprofile=coverage/unit.out \
 		$$($(GO) list $(PACKAGES) | grep -v -e /internal/e2e -e /internal/bench)
+	@CGO_ENABLED=1 $(GO) test -race $(TEST_FLAGS) -timeout 5m ./internal/bench
 	@scripts/coverage.sh coverage/unit.out $(COVERAGE_FLOOR)
 
 .PHONY: test-e2e

@@ -196,7 +196,7 @@ func TestWays(t *testing.T) {
 			t.Fatal(err)
 		}
 		for name, want := range map[string]bool{
-			"envoy.filters.http.ext_authz\n": w.authz, "name: envoy.filters.http.ratelimit\n": w.ratelimit && !o.Quotas, "envoy.filters.http.rate_limit_quota\n": o.Quotas,
+			"name: envoy.filters.http.ext_authz\n": w.authz, "name: envoy.filters.http.ratelimit\n": w.ratelimit && !o.Quotas, "envoy.filters.http.rate_limit_quota\n": o.Quotas,
 		} {
 			if got := strings.Contains(string(text), name); got != want {
 				t.Errorf("%s: %q is %t", w.name, name, got)
