@@ -108,7 +108,7 @@ func (p *Process) start() error {
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
-	c := redis.NewClient(&redis.Options{Addr: p.addr, MaxRetries: -1, DialTimeout: time.Second})
+	c := redis.NewClient(&redis.Options{Addr: p.addr, MaxRetries: -1, DialerRetries: 1, DialTimeout: time.Second}) // the loop below tries again
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
