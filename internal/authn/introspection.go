@@ -50,7 +50,7 @@ func newIntrospector(cfg Config, o Options) (*introspector, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := &http.Client{}
+	client := &http.Client{Transport: keeping(c.Concurrent)}
 	if o.HTTPClient != nil {
 		*client = *o.HTTPClient
 	}
@@ -71,6 +71,19 @@ func newIntrospector(cfg Config, o Options) (*introspector, error) {
 		in.asked[outcome] = in.all.WithLabelValues(outcome)
 	}
 	return in, nil
+}
+
+// keeping is the usual transport, which would close all but two connections to
+// the server whenever questions pause, and open them again within the deadlines of
+// the next ones.
+func keeping(connections int) http.RoundTripper {
+	usual, ok := http.DefaultTransport.(*http.Transport)
+	if !ok {
+		return http.DefaultTransport
+	}
+	t := usual.Clone()
+	t.MaxIdleConnsPerHost, t.MaxIdleConns = connections, connections
+	return t
 }
 
 var (

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +22,7 @@ import (
 
 	"github.com/tollgate-proxy/tollgate/internal/logtest"
 	"github.com/tollgate-proxy/tollgate/internal/outage"
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 // tokenServer is an introspection server without a network.
@@ -137,6 +141,51 @@ func TestIntrospectionAnswersAreBounded(t *testing.T) {
 			t.Errorf("%d answers of 10KiB are kept in 256KiB, of which each takes some times as much", n)
 		}
 	})
+}
+
+// Connections to the server are kept, as many as questions are asked at a time.
+func TestIntrospectionKeepsConnections(t *testing.T) {
+	const together = 8
+	arrived, leave := make(chan bool), make(chan bool)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		arrived <- true
+		<-leave
+		_, _ = io.WriteString(w, `{"active":false}`)
+	}))
+	var opened atomic.Int32
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			opened.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	cfg := Default()
+	c := &cfg.Introspection
+	c.URL, c.SecretFile, c.Issuer, c.Timeout = server.URL, writeFile(t, []byte("secret")), testIssuer, polltest.Patience
+	v, err := New(cfg, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for round := range 3 {
+		var wg sync.WaitGroup
+		for i := range together {
+			wg.Go(func() {
+				p, err := ask(t, v, fmt.Sprint("token", round, "-", i))
+				wantCode(t, "inactive", p, err, CodeInvalid)
+			})
+		}
+		for range together {
+			<-arrived
+		}
+		for range together {
+			leave <- true
+		}
+		wg.Wait()
+	}
+	if n := opened.Load(); n != together {
+		t.Errorf("%d connections were opened for %d questions at a time", n, together)
+	}
 }
 
 // Opaque tokens count for how long revocations are kept: one that was revoked
