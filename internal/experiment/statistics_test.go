@@ -109,42 +109,48 @@ func TestRatesPublished(t *testing.T) {
 // latency is a skewed value, as latencies are.
 func latency(r *rand.Rand) float64 { return math.Exp(0.5 * r.NormFloat64()) }
 
+// grown adds users to a control and a treatment, the control times as many, and
+// shows both whenever the treatment has grown by a step.
+func grown(users, step, times int, control, treatment func() float64, look func(size int, c, t Moments)) (c, t Moments) {
+	for i := 1; i <= users; i++ {
+		for range times {
+			c.Add(control())
+		}
+		t.Add(treatment())
+		if i%step == 0 {
+			look(i, c, t)
+		}
+	}
+	return c, t
+}
+
 // A/A tests: between equal groups, Welch's test at the planned end is wrong at
 // the stated rate; the sequential test is wrong less often although it is read
 // after every 50 users; Welch's test read that way is not.
 func TestFalseAlarmRates(t *testing.T) {
 	const runs, users, step, least, alpha = 600, 1500, 50, 100, 0.05
 	r := rand.New(rand.NewPCG(3, 4))
-	planned, peeked, sequential := 0, 0, 0
+	draw := func() float64 { return latency(r) }
+	planned, peeked, sequential := 0.0, 0.0, 0.0
 	for range runs {
-		var a, b Moments
 		welchAlarm, sequentialAlarm := false, false
-		for i := 1; i <= users; i++ {
-			a.Add(latency(r))
-			b.Add(latency(r))
-			if i%step == 0 && i >= least {
+		a, b := grown(users, step, 1, draw, draw, func(size int, a, b Moments) {
+			if size >= least {
 				welchAlarm = welchAlarm || Welch(a, b, alpha).P < alpha
 				sequentialAlarm = sequentialAlarm || Sequential(a, b, users, alpha).P < alpha
 			}
-		}
-		if Welch(a, b, alpha).P < alpha {
-			planned++
-		}
-		if welchAlarm {
-			peeked++
-		}
-		if sequentialAlarm {
-			sequential++
-		}
+		})
+		planned += one(Welch(a, b, alpha).P < alpha)
+		peeked += one(welchAlarm)
+		sequential += one(sequentialAlarm)
 	}
-	rate := func(n int) float64 { return float64(n) / runs }
-	if got := rate(planned); got < 0.025 || got > 0.08 {
+	if got := planned / runs; got < 0.025 || got > 0.08 {
 		t.Errorf("planned Welch test: false alarms at %v", got)
 	}
-	if got := rate(sequential); got > 0.05 {
+	if got := sequential / runs; got > 0.05 {
 		t.Errorf("sequential test: false alarms at %v", got)
 	}
-	if got := rate(peeked); got < 0.15 {
+	if got := peeked / runs; got < 0.15 {
 		t.Errorf("peeking at Welch's test: false alarms at %v only; the simulation is broken", got)
 	}
 }
@@ -169,24 +175,20 @@ func TestFalseAlarmRatesOfUnequalSplits(t *testing.T) {
 		{"skewed", 9, false, func(r *rand.Rand) float64 { return math.Exp(2 * r.NormFloat64()) }},
 	} {
 		r := rand.New(rand.NewPCG(31, 41))
-		sequential, planned := 0, 0
+		draw := func() float64 { return tt.draw(r) }
+		sequential, planned := 0.0, 0.0
 		for range runs {
-			var small, large Moments
 			alarm := false
-			for i := 1; i <= users; i++ {
-				small.Add(tt.draw(r))
-				for range tt.times {
-					large.Add(tt.draw(r))
-				}
-				alarm = alarm || i%step == 0 && i >= least && Sequential(large, small, 2*least, alpha).P < alpha
-			}
-			sequential += int(one(alarm))
-			planned += int(one(tt.rate && RateTest(hits(large), large.N, hits(small), small.N) < alpha))
+			large, small := grown(users, step, tt.times, draw, draw, func(size int, large, small Moments) {
+				alarm = alarm || size >= least && Sequential(large, small, 2*least, alpha).P < alpha
+			})
+			sequential += one(alarm)
+			planned += one(tt.rate && RateTest(hits(large), large.N, hits(small), small.N) < alpha)
 		}
-		if got := float64(sequential) / runs; got > alpha {
+		if got := sequential / runs; got > alpha {
 			t.Errorf("%s: false alarms at %v", tt.name, got)
 		}
-		if got := float64(planned) / runs; got > 0.085 {
+		if got := planned / runs; got > 0.085 {
 			t.Errorf("%s: planned false alarms at %v", tt.name, got)
 		}
 	}
@@ -199,7 +201,7 @@ func TestFalseAlarmRatesOfReturningUsers(t *testing.T) {
 	const runs, users, rounds, least, alpha = 150, 200, 200, 100, 0.05
 	for _, kind := range []Kind{Sum, Mean, Rate} {
 		r := rand.New(rand.NewPCG(33, 43))
-		alarms := 0
+		alarms := 0.0
 		for range runs {
 			people, habits := make([]User, users), make([]float64, users)
 			for i := range habits {
@@ -223,9 +225,9 @@ func TestFalseAlarmRatesOfReturningUsers(t *testing.T) {
 				}
 				alarm = Sequential(m[0], m[1], 2*least, alpha).P < alpha
 			}
-			alarms += int(one(alarm))
+			alarms += one(alarm)
 		}
-		if got := float64(alarms) / runs; got > alpha {
+		if got := alarms / runs; got > alpha {
 			t.Errorf("%s: false alarms at %v", kind, got)
 		}
 	}
@@ -308,33 +310,24 @@ func TestPerUserAggregationIsNeeded(t *testing.T) {
 func TestSequentialFindsEffects(t *testing.T) {
 	const runs, users, step, effect, alpha = 200, 3000, 100, 0.15, 0.05
 	r := rand.New(rand.NewPCG(9, 10))
-	found, missed := 0, 0
+	found, missed := 0.0, 0.0
 	for range runs {
-		var a, b Moments
 		covered := true
-		for i := 1; i <= users; i++ {
-			a.Add(r.NormFloat64())
-			b.Add(r.NormFloat64() + effect)
-			if i%step == 0 {
-				c := Sequential(a, b, users, alpha)
-				covered = covered && c.Low <= effect && effect <= c.High
-				if (c.P < alpha) != (c.Low > 0 || c.High < 0) {
-					t.Fatalf("p-value and interval disagree: %+v", c)
-				}
+		a, b := grown(users, step, 1, r.NormFloat64, func() float64 { return r.NormFloat64() + effect }, func(_ int, a, b Moments) {
+			c := Sequential(a, b, users, alpha)
+			covered = covered && c.Low <= effect && effect <= c.High
+			if (c.P < alpha) != (c.Low > 0 || c.High < 0) {
+				t.Fatalf("p-value and interval disagree: %+v", c)
 			}
-		}
-		if Sequential(a, b, users, alpha).P < alpha {
-			found++
-		}
-		if !covered {
-			missed++
-		}
+		})
+		found += one(Sequential(a, b, users, alpha).P < alpha)
+		missed += one(!covered)
 	}
-	if found < runs*9/10 {
-		t.Errorf("found %d of %d", found, runs)
+	if found < runs*0.9 {
+		t.Errorf("found %v of %v", found, runs)
 	}
-	if float64(missed)/runs > alpha {
-		t.Errorf("the interval missed the truth in %d of %d", missed, runs)
+	if missed/runs > alpha {
+		t.Errorf("the interval missed the truth in %v of %v", missed, runs)
 	}
 }
 
