@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,7 +28,7 @@ const maxAnswer = 64 << 10
 type introspector struct {
 	cfg     IntrospectionConfig
 	issuer  *issuer
-	secret  string
+	secret  atomic.Pointer[string]
 	client  *http.Client
 	now     func() time.Time
 	log     *slog.Logger
@@ -42,10 +43,6 @@ type introspector struct {
 
 func newIntrospector(cfg Config, o Options) (*introspector, error) {
 	c := cfg.Introspection
-	secret, err := readKeyFile(string(c.SecretFile))
-	if err != nil {
-		return nil, err
-	}
 	claims, err := newMapping(c.Claims)
 	if err != nil {
 		return nil, err
@@ -57,7 +54,6 @@ func newIntrospector(cfg Config, o Options) (*introspector, error) {
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	in := &introspector{
 		cfg: c, client: client, now: o.Now, log: o.Log, cache: newCache(int64(c.Cache)), slots: make(chan struct{}, c.Concurrent),
-		secret: string(bytes.TrimSuffix(bytes.TrimSuffix(secret, []byte("\n")), []byte("\r"))),
 		issuer: &issuer{
 			name: "introspection", url: c.Issuer, audiences: c.Audiences, claims: claims, tiers: c.Tiers,
 			leeway: cfg.Leeway, maxLifetime: cfg.MaxLifetime, unsigned: &key{},
@@ -70,7 +66,25 @@ func newIntrospector(cfg Config, o Options) (*introspector, error) {
 	for _, outcome := range []string{"active", "inactive", "error", "busy"} {
 		in.asked[outcome] = in.all.WithLabelValues(outcome)
 	}
+	use, err := in.readSecret()
+	if err != nil {
+		return nil, err
+	}
+	use()
 	return in, nil
+}
+
+// readSecret reads the file of our secret; use puts it into use.
+func (in *introspector) readSecret() (use func(), err error) {
+	text, err := readKeyFile(string(in.cfg.SecretFile))
+	if err != nil {
+		return nil, err
+	}
+	secret := string(bytes.TrimSuffix(bytes.TrimSuffix(text, []byte("\n")), []byte("\r")))
+	if secret == "" {
+		return nil, fmt.Errorf("%s: no secret", in.cfg.SecretFile)
+	}
+	return func() { in.secret.Store(&secret) }, nil
 }
 
 // keeping is the usual transport, which would close all but two connections to
@@ -184,7 +198,7 @@ func (in *introspector) post(ctx context.Context, token string) (map[string]any,
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header.Set("Accept", "application/json")
 	// RFC 6749 section 2.3.1: both are form-encoded first.
-	req.SetBasicAuth(url.QueryEscape(in.cfg.ClientID), url.QueryEscape(in.secret))
+	req.SetBasicAuth(url.QueryEscape(in.cfg.ClientID), url.QueryEscape(*in.secret.Load()))
 	res, err := in.client.Do(req)
 	if err != nil {
 		return nil, 0, err

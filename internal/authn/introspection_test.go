@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -29,6 +30,7 @@ import (
 type tokenServer struct {
 	t      *testing.T
 	mu     sync.Mutex
+	secret string // that it wants, as it is sent
 	answer func(token string) (int, string)
 	delay  time.Duration
 	asked  int
@@ -37,7 +39,7 @@ type tokenServer struct {
 func (s *tokenServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	s.mu.Lock()
 	s.asked++
-	answer, delay := s.answer, s.delay
+	answer, delay, want := s.answer, s.delay, s.secret
 	s.mu.Unlock()
 	select {
 	case <-time.After(delay):
@@ -48,7 +50,7 @@ func (s *tokenServer) RoundTrip(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if id, secret, _ := r.BasicAuth(); r.Method != http.MethodPost || id != "us%3A1" || secret != "p%26ss" {
+	if id, secret, _ := r.BasicAuth(); r.Method != http.MethodPost || id != "us%3A1" || secret != want {
 		s.t.Errorf("asked by %s as %q with %q", r.Method, id, secret)
 	}
 	status, body := answer(form.Get("token"))
@@ -80,7 +82,7 @@ func active(changes ...object) func(string) (int, string) {
 
 func introspecting(t *testing.T, change func(*IntrospectionConfig)) (*Verifier, *tokenServer, *prometheus.Registry) {
 	t.Helper()
-	s := &tokenServer{t: t, answer: active()}
+	s := &tokenServer{t: t, secret: "p%26ss", answer: active()}
 	cfg := Default()
 	c := &cfg.Introspection
 	c.URL, c.ClientID, c.SecretFile, c.Issuer = "https://issuer.test/introspect", "us:1", writeFile(t, []byte("p&ss\n")), testIssuer
@@ -125,6 +127,45 @@ func TestIntrospectionIsLoggedByState(t *testing.T) {
 		pass(outage.Calm)
 		_, _ = ask(t, v, "later")
 		want(1, 1)
+	})
+}
+
+// The secret may be changed without a restart; a file that has none, such as one
+// that is being written, changes nothing.
+func TestIntrospectionSecretIsReloaded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v, s, _ := introspecting(t, nil)
+		files := v.Files()
+		if len(files) != 1 {
+			t.Fatalf("files %v, want that of the secret", files)
+		}
+		write := func(text string) {
+			t.Helper()
+			if err := os.WriteFile(files[0], []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, c := range []struct{ text, want string }{{"p&ss\n", "p%26ss"}, {"another\r\n", "another"}, {"", "another"}, {"\n", "another"}} {
+			write(c.text)
+			use, err := v.PrepareReload(t.Context())
+			if (err != nil) != (c.text == "" || c.text == "\n") {
+				t.Fatalf("%q: %v", c.text, err)
+			}
+			if err == nil {
+				use()
+			}
+			s.mu.Lock()
+			s.secret = c.want
+			s.mu.Unlock()
+			p, err := ask(t, v, fmt.Sprint("token", i))
+			wantCode(t, c.text, p, err, "")
+		}
+		write("")
+		cfg := Default()
+		cfg.Introspection = v.opaque.cfg
+		if _, err := New(cfg, Options{}); err == nil {
+			t.Error("a file without a secret is accepted")
+		}
 	})
 }
 

@@ -6,13 +6,16 @@ import (
 	"slices"
 )
 
-// Files returns the key files, sorted, whose change asks for a reload.
+// Files returns the files of keys and secrets, sorted, whose change asks for a reload.
 func (v *Verifier) Files() []string {
 	var files []string
 	for _, is := range v.issuers {
 		if name := is.cfg.Keys.file(); name != "" {
 			files = append(files, name)
 		}
+	}
+	if v.opaque != nil {
+		files = append(files, string(v.opaque.cfg.SecretFile))
 	}
 	if v.proofs.nonces != nil {
 		files = append(files, v.proofs.nonces.file)
@@ -21,7 +24,7 @@ func (v *Verifier) Files() []string {
 	return files
 }
 
-// PrepareReload reads the key files again. commit puts all that was read into
+// PrepareReload reads those files again. commit puts all that was read into
 // use: keys that are no longer there are refused at once, also for tokens seen
 // before, and the signatures of the others stay remembered. With an error
 // nothing changes.
@@ -37,13 +40,19 @@ func (v *Verifier) PrepareReload(context.Context) (commit func(), err error) {
 		}
 		next[is] = keys
 	}
-	useNonces := func() {}
+	useSecret, useNonces := func() {}, func() {}
+	if v.opaque != nil {
+		if useSecret, err = v.opaque.readSecret(); err != nil {
+			return nil, fmt.Errorf("introspection: %w", err)
+		}
+	}
 	if n := v.proofs.nonces; n != nil {
 		if useNonces, err = n.read(); err != nil {
 			return nil, fmt.Errorf("proofs.nonce: %w", err)
 		}
 	}
 	return func() {
+		useSecret()
 		useNonces()
 		for is, keys := range next {
 			is.use(keys)
