@@ -69,7 +69,7 @@ type Outcome struct {
 	// Address is the request's.
 	Address netip.Addr
 	// Subject is whom flags were evaluated for, and FlagSet the definitions at
-	// that moment; nil where the request is refused.
+	// that moment; nil where the request is refused, unless for its limits.
 	FlagSet *flag.Set
 	Subject flag.Subject
 	// Risk is what is suspicious about the request; the zero value is nothing.
