@@ -37,6 +37,7 @@ type system struct {
 	revokeUser  bool
 	undead      bool
 	threshold   int
+	probes      int // every so many requests the open circuit lets one through; 0 for none
 	apiError    error
 	startError  error
 	flagError   error
@@ -51,6 +52,7 @@ type system struct {
 	flag    string
 	dead    bool
 	failed  int
+	refused int
 	opened  int // answers still to be given by the open circuit
 }
 
@@ -207,8 +209,12 @@ func (s *system) nlp(w http.ResponseWriter) {
 	case s.dead && s.failed < s.threshold:
 		s.failed++
 		refuse(w, http.StatusBadGateway, "upstream_failed")
+	case s.dead && s.probes > 0 && s.refused%s.probes == s.probes-1:
+		s.refused++
+		refuse(w, http.StatusBadGateway, "upstream_failed")
 	case s.dead || s.opened > 0:
 		s.opened = max(0, s.opened-1)
+		s.refused++
 		w.Header().Set("Retry-After", "1")
 		refuse(w, http.StatusServiceUnavailable, "circuit_open")
 	default:

@@ -78,6 +78,7 @@ func TestTourNamesTheStepThatFails(t *testing.T) {
 		{"revocation of everything", func(s *system) { s.revokeUser = true }, "revocation", "answered 401 Unauthorized instead of 200"},
 		{"revocation refused", func(s *system) { s.apiError = errors.New("no such client") }, "revocation", "revoke the token: no such client"},
 		{"circuit never opens", func(s *system) { s.threshold = 1 << 30 }, "circuit breaker", "after 400 requests the circuit is not open"},
+		{"one circuit of two opens", func(s *system) { s.probes = 2 }, "circuit breaker", "after 400 requests the circuit is not open"},
 		{"dead service answers", func(s *system) { s.undead = true }, "circuit breaker", "with the service dead"},
 		{"service does not start", func(s *system) { s.startError = errors.New("no python") }, "circuit breaker", "start the nlp service again: no python"},
 		{"flag refused", func(s *system) { s.flagError = errors.New("conflict") }, "feature flag", "make a flag: conflict"},
@@ -107,6 +108,17 @@ func TestTourNamesTheStepThatFails(t *testing.T) {
 				t.Error("the service was left dead")
 			}
 		})
+	}
+}
+
+// On a slow machine an open circuit looks whether the service is back every few
+// requests.
+func TestTourOfASlowSystem(t *testing.T) {
+	system := newSystem(t)
+	system.probes = 6
+	var out bytes.Buffer
+	if _, err := tour.Run(t.Context(), system.target(), &out); err != nil {
+		t.Errorf("%v\n%s", err, &out)
 	}
 }
 
