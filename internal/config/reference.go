@@ -9,16 +9,16 @@ import (
 )
 
 // WriteReference writes the reference page of a configuration in Markdown: a
-// table of every key with its type, default, variable, what a change of it takes
-// (the tag reload) and meaning, and one for
-// the elements of each list.
+// table of every key with its type, default, variable, meaning and what a change
+// of it takes (the tag reload), and one for the elements of each list.
 func WriteReference[T any](w io.Writer, title string, defaults T) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s\n\n", title)
 	b.WriteString("Generated from the source; every key can also be set by the environment variable beside it.\n" +
 		"A list is set by a variable as `a,b,c`, or in YAML or JSON.\n\n" +
 		"A change of the file takes a *reload* (SIGHUP, or by itself where the process watches its file) or a *restart*: after a\n" +
-		"reload the log names the changed keys that still wait for one. What a named file holds may be read again where its key is not.\n\n")
+		"reload the log names the changed keys that still wait for a restart. Where a key names a file, this is about the name: the file\n" +
+		"itself may be read again when it changes, as the guides say.\n\n")
 	b.WriteString("| key | type | default | variable | change | meaning |\n| --- | --- | --- | --- | --- | --- |\n")
 	root := reflect.ValueOf(defaults)
 	var lists []schemaField
