@@ -14,12 +14,11 @@
 -- their variant (user, variant), totals (metric, user, variant, kind, count, sum, nonzero, bins:
 -- "+12:3 z:1" are three observations in bin +12 and one of 0), requests (field, number)
 --
--- What is reported of users who did not meet their variant is kept, and counts
--- from when they do: else those would count who have something to report. Means
--- and bins are of the same users, but for one thing: of what waits so, a user's
--- first 64 bins of a metric are kept. What
--- was before stands still once a user has met the variant, or else the variant
--- could change it.
+-- What is reported of users who did not meet their variant waits, and counts
+-- from when they do: else only those would count who have something to report.
+-- Means and bins are of the same users, but for one thing: of what waits, a
+-- user's first 64 bins of a metric are kept. What was before stands still once a
+-- user has met the variant, or else the variant could change it.
 --
 -- Returns how many users were seen in another variant than before; what they
 -- did is left out. -1 where the mark is there with other content.
