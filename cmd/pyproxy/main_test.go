@@ -76,6 +76,8 @@ func TestFaults(t *testing.T) {
 		"a cached POST without a ttl":          {upstream + "routes: [{name: r, upstream: a, method: POST, path: /x, idempotent: true, cache: {}}]", nil, "routes[0].cache"},
 		"a purge of nothing":                   {upstream + "routes: [{name: r, upstream: a, method: POST, path: /x, purges: [t]}]", nil, "routes[0].purges[0]"},
 		"a fallback without a status":          {upstream + "routes: [{name: r, upstream: a, method: POST, path: /x, fallback: {body: x}}]", nil, "routes[0].fallback.status"},
+		"streams that may not last":            {upstream + route + "streams: {idle_timeout: 0s}", nil, "streams.idle_timeout"},
+		"no streams":                           {upstream + route + "streams: {max: 0}", nil, "streams.max"},
 		"a header that is none":                {upstream + "routes: [{name: r, upstream: a, method: GET, path: /x, cache: {vary: [x_user_id]}}]", nil, "routes[0].cache.vary[0]"},
 		"a route in the way of the API":        {upstream + "routes: [{name: r, upstream: a, method: GET, path: /v1/upstreams}]", nil, "routes[0].path"},
 		"a cache too small":                    {upstream + route + "cache: {memory: 64KiB}", nil, "cache.memory"},

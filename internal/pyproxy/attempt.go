@@ -33,8 +33,8 @@ type attempt struct {
 
 	timer  *time.Timer   // cancels with errDeadline
 	left   time.Duration // how much longer the body may be waited for
-	stream bool          // or for as long as it likes,
-	keep   func() bool   // and then this ends the wait for the process's end
+	stream bool          // or again and again: it has a place among the streams,
+	keep   func() bool   // and this ends the wait for the process's end
 	body   io.ReadCloser
 	judged bool
 	ended  bool
@@ -44,6 +44,10 @@ type attempt struct {
 // number counts from 1.
 func (c *caller) try(x *exchange, number int, at *endpoint) tried {
 	p, req := c.setup, x.req
+	if isUpgrade(req.Header) && c.upstream.streams.Load() >= int64(p.config.Streams.Max) {
+		c.metrics.attempts[causeStreams].Inc()
+		return tried{at: at, fail: &failure{cause: causeStreams, retryAfter: time.Second, err: errStreams}}
+	}
 	permit, err := c.circuit.breaker.Acquire()
 	if err != nil {
 		return tried{at: at, fail: c.refused(err)}
@@ -101,30 +105,45 @@ func (c *caller) try(x *exchange, number int, at *endpoint) tried {
 	if span.IsRecording() {
 		span.SetAttributes(attribute.Int("http.response.status_code", resp.StatusCode))
 	}
-	a.pass(resp)
+	fail := a.pass(req, resp)
 	returned = true
+	if fail != nil {
+		return tried{at: at, fail: fail}
+	}
 	return tried{resp: resp, at: at}
 }
 
 // pass judges an answer by its headers as far as they tell, and prepares its
 // body to be read by the client.
-func (a *attempt) pass(resp *http.Response) {
+func (a *attempt) pass(req *http.Request, resp *http.Response) *failure {
 	why := causeOf(resp.StatusCode)
 	a.timer.Stop()
 	switch {
 	case resp.StatusCode == http.StatusSwitchingProtocols:
-		// The connection now belongs to its two ends, for as long as they like,
-		// and is not cancelled: the end of the client's request closes it.
+		if !isSwitch(req, resp) {
+			return a.refuse(resp, &failure{cause: causeBroken, err: errProtocol})
+		}
+		if !a.enter() {
+			return a.refuse(resp, &failure{cause: causeStreams, retryAfter: time.Second, err: errStreams})
+		}
+		// The connection belongs to its two ends from now on. Whatever becomes of
+		// it, the end of the client's request is its end.
 		a.judge(causeOK, nil)
-		a.release()
-		return
+		service := resp.Body
+		context.AfterFunc(a.client, func() {
+			_ = service.Close()
+			a.finish(causeOK, nil)
+		})
+		return nil
 	case resp.Body == http.NoBody:
 		a.finish(why, nil)
-		return
-	case isEventStream(resp.Header):
-		a.stream = true
+		return nil
+	case why == causeOK && isEventStream(resp.Header):
+		if !a.enter() {
+			return a.refuse(resp, &failure{cause: causeStreams, retryAfter: time.Second, err: errStreams})
+		}
 		a.keep = context.AfterFunc(a.c.setup.streaming, func() { a.cancel(errStopping) })
-		a.judge(why, nil) // it may last for hours
+		a.judge(causeOK, nil) // it may last for hours
 	default:
 		a.left = a.c.setup.config.Timeouts.Body
 		if why != causeOK {
@@ -133,6 +152,25 @@ func (a *attempt) pass(resp *http.Response) {
 	}
 	a.body = resp.Body
 	resp.Body = a
+	return nil
+}
+
+// enter takes a place among the upstream's streams.
+func (a *attempt) enter() bool {
+	u := a.c.upstream
+	if u.streams.Add(1) > int64(a.c.setup.config.Streams.Max) {
+		u.streams.Add(-1)
+		return false
+	}
+	a.stream = true
+	return true
+}
+
+// refuse ends an attempt whose answer is not passed on.
+func (a *attempt) refuse(resp *http.Response, f *failure) *failure {
+	a.finish(f.cause, f.err)
+	_ = resp.Body.Close()
+	return f
 }
 
 func isEventStream(h http.Header) bool {
@@ -141,7 +179,7 @@ func isEventStream(h http.Header) bool {
 
 // Read passes the body on. The deadlines run only while the upstream is waited
 // for: a client that reads slowly is not the upstream's fault. An event stream
-// has none.
+// has one for each pause only.
 func (a *attempt) Read(p []byte) (int, error) {
 	n, err := a.read(p)
 	switch {
@@ -157,11 +195,15 @@ func (a *attempt) Read(p []byte) (int, error) {
 }
 
 func (a *attempt) read(p []byte) (int, error) {
+	config := &a.c.setup.config
 	if a.stream {
-		return a.body.Read(p)
+		a.timer.Reset(config.Streams.Idle)
+		n, err := a.body.Read(p)
+		a.timer.Stop()
+		return n, err
 	}
 	start := a.c.setup.now()
-	a.timer.Reset(min(a.c.setup.config.Timeouts.BodyIdle, a.left))
+	a.timer.Reset(min(config.Timeouts.BodyIdle, a.left))
 	n, err := a.body.Read(p)
 	a.timer.Stop()
 	a.left -= a.c.setup.now().Sub(start)
@@ -225,6 +267,9 @@ func (a *attempt) release() {
 	a.ended = true
 	if a.keep != nil {
 		a.keep()
+	}
+	if a.stream {
+		a.c.upstream.streams.Add(-1)
 	}
 	a.endpoint.inFlight.Add(-1)
 	a.span.End()

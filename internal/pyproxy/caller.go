@@ -163,9 +163,12 @@ type readCloser struct {
 // repeatable says whether sending the request twice is as good as once: by its
 // method (RFC 9110), because the route says so, or because the client says so.
 func (c *caller) repeatable(req *http.Request) bool {
+	if isUpgrade(req.Header) {
+		return false
+	}
 	switch req.Method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace:
-		return req.Header.Get("Upgrade") == ""
+		return true
 	}
 	for _, name := range idempotencyKeys() {
 		if req.Header[name] != nil {
@@ -203,11 +206,17 @@ func (c *caller) wait(resp *http.Response, n int, deadline time.Time) (time.Dura
 	return d, now.Add(d).Before(deadline)
 }
 
+// restWithin is how long the rest of an answer that nobody will see is waited for.
+const restWithin = time.Second
+
 // discard ends an answer that nobody will see. A short rest is read, so that its
 // connection can be used again.
 func discard(resp *http.Response) {
 	if resp == nil {
 		return
+	}
+	if a, ok := resp.Body.(*attempt); ok {
+		a.left = min(a.left, restWithin) // whoever asked has waited enough
 	}
 	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10)
 	_ = resp.Body.Close()

@@ -23,6 +23,7 @@ type Config struct {
 	Limit        LimitConfig     `yaml:"concurrency" reload:"true" doc:"The adaptive concurrency limit of each upstream and route class."`
 	Health       HealthConfig    `yaml:"health" reload:"true" doc:"Health checks of every address of every upstream."`
 	Ejection     EjectionConfig  `yaml:"ejection" reload:"true" doc:"Taking an address that fails its calls out of use for a while."`
+	Streams      StreamConfig    `yaml:"streams" reload:"true" doc:"Event streams and upgraded connections (WebSockets), which last as long as their ends like."`
 	Transport    TransportConfig `yaml:"transport" reload:"true" doc:"Connections to the upstreams."`
 	Cache        CacheConfig     `yaml:"cache" doc:"Answers kept for the routes that declare a cache."`
 	Upstreams    []Upstream      `yaml:"upstreams" reload:"true" doc:"The services behind the proxy."`
@@ -34,7 +35,7 @@ type TimeoutConfig struct {
 	Attempt  time.Duration `yaml:"attempt" doc:"From the start of one attempt to the answer's headers."`
 	Total    time.Duration `yaml:"total" doc:"All attempts of one request and the waits between them, to the answer's headers."`
 	BodyIdle time.Duration `yaml:"body_idle" doc:"The longest pause of the upstream within a body."`
-	Body     time.Duration `yaml:"body" doc:"How long the upstream may be waited for within one body altogether, and how long the client may take to read it; event streams and upgraded connections are exempt."`
+	Body     time.Duration `yaml:"body" doc:"How long the upstream may be waited for within one body altogether, and how long the client may take to read it; event streams and upgraded connections have their own bounds (streams)."`
 }
 
 // RetryConfig bounds retries.
@@ -82,6 +83,12 @@ type EjectionConfig struct {
 	Failures int           `yaml:"failures" doc:"Failed calls in a row that eject an address; never more than half of an upstream's addresses at once."`
 	Base     time.Duration `yaml:"base" doc:"How long the first ejection lasts; each further one of the same address that long more."`
 	Max      time.Duration `yaml:"max" doc:"The longest ejection."`
+}
+
+// StreamConfig bounds what has no end of its own.
+type StreamConfig struct {
+	Idle time.Duration `yaml:"idle_timeout" doc:"One is broken off when nothing has come for this long: of an event stream from the service, of an upgraded connection from either end."`
+	Max  int           `yaml:"max" doc:"Event streams and upgraded connections of one upstream at once; one more is answered with 503."`
 }
 
 // TransportConfig is the connections.
@@ -139,6 +146,7 @@ func Defaults() Config {
 		Limit:     LimitConfig{Enabled: true, Initial: 100, Min: 20, Max: 1000, Tolerance: 2},
 		Health:    HealthConfig{Interval: 5 * time.Second, Timeout: 2 * time.Second, UnhealthyAfter: 2, HealthyAfter: 1},
 		Cache:     CacheConfig{Memory: 64 << 20, MaxEntry: 1 << 20, MaxKeyBody: 64 << 10, Redis: true, RedisMemory: 256 << 20, RedisTimeout: 50 * time.Millisecond, RedisRest: 5 * time.Second, Poll: time.Second},
+		Streams:   StreamConfig{Idle: 5 * time.Minute, Max: 1000},
 		Ejection:  EjectionConfig{Failures: 5, Base: 10 * time.Second, Max: 5 * time.Minute},
 		Transport: TransportConfig{Connect: 2 * time.Second, Idle: 4 * time.Second, MaxIdle: 256, HeaderLimit: 64 << 10, ResolveEvery: 30 * time.Second, ResolveTimeout: 5 * time.Second},
 	}
@@ -260,6 +268,12 @@ func (c EjectionConfig) Validate(r *config.Report) {
 	check(r, c.Failures > 0, "failures", c.Failures, "1 or more")
 	positive(r, "base", c.Base)
 	check(r, c.Max >= c.Base, "max", c.Max, "at least ejection.base")
+}
+
+// Validate checks the streams.
+func (c StreamConfig) Validate(r *config.Report) {
+	positive(r, "idle_timeout", c.Idle)
+	check(r, c.Max > 0, "max", c.Max, "1 or more")
 }
 
 // Validate checks the connections.

@@ -34,7 +34,7 @@ func TestAFailingServiceIsToldAsAProblem(t *testing.T) {
 		{"a bad length", cuts("HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nxx"), 502, "upstream_failed", "broken"},
 		{"hangs before the headers", hangs(""), 504, "upstream_timeout", "timeout"},
 		{"hangs within the headers", hangs("HTTP/1.1 200 OK\r\nX-A: "), 504, "upstream_timeout", "timeout"},
-		{"switches protocol unasked", cuts("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"), 502, "upstream_failed", "ok"},
+		{"switches protocol unasked", cuts("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"), 502, "upstream_failed", "broken"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			b := newBackend(t, tc.answer)

@@ -29,13 +29,14 @@ const (
 	causeMalformed        // what the client sent is no body
 	causeCircuit          // not sent: circuit open
 	causeOverload         // not sent: concurrency limit
+	causeStreams          // as many streams as are allowed: not sent, or answered with one too many
 	causePanic            // a fault of this program
 	causes                // how many there are
 )
 
 // String is the cause as metrics and spans show it.
 func (c cause) String() string {
-	return [causes]string{"ok", "error_status", "throttled", "connect", "timeout", "broken", "body", "client_gone", "client_slow", "too_large", "malformed", "circuit_open", "overload", "panic"}[c]
+	return [causes]string{"ok", "error_status", "throttled", "connect", "timeout", "broken", "body", "client_gone", "client_slow", "too_large", "malformed", "circuit_open", "overload", "streams", "panic"}[c]
 }
 
 // outcome is what the breaker is told.
@@ -68,6 +69,11 @@ var errDeadline = errors.New("no answer in time")
 
 // What the end of the process cancels an event stream with.
 var errStopping = errors.New("the process stops")
+
+var (
+	errStreams  = errors.New("as many streams as are allowed")
+	errProtocol = errors.New("another protocol than was asked for")
+)
 
 var errPanic = errors.New("the attempt ended in a panic")
 

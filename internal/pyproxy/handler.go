@@ -1,7 +1,10 @@
 package pyproxy
 
 import (
+	"bufio"
+	"context"
 	"crypto/rand"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"strconv"
@@ -69,6 +72,12 @@ func (rt *route) serve(p *setup, w http.ResponseWriter, r *http.Request) {
 	start := p.now()
 	p.metrics.inFlight.Inc()
 	rec := &recorder{ResponseWriter: w, within: p.config.Timeouts.Body}
+	if isUpgrade(r.Header) {
+		ctx, end := context.WithCancel(r.Context())
+		defer end()
+		r = r.WithContext(ctx)
+		rec.carry = func(c net.Conn, early *bufio.Reader) net.Conn { return p.tunnel(ctx, end, c, early) }
+	}
 	if rt.invalidates {
 		rec.done = func() { p.invalidate(rt, r, w.Header()) }
 	}
@@ -156,6 +165,8 @@ func (p *setup) answerFailure(rt *route) func(http.ResponseWriter, *http.Request
 			writeProblem(w, r, http.StatusServiceUnavailable, "dependency_unavailable", service+"has as many requests as it can take")
 		case causePanic:
 			writeProblem(w, r, http.StatusInternalServerError, "internal_error", "") // as what is above us answers
+		case causeStreams:
+			writeProblem(w, r, http.StatusServiceUnavailable, "dependency_unavailable", service+"has as many streams as it can take")
 		case causeTimeout:
 			writeProblem(w, r, http.StatusGatewayTimeout, "upstream_timeout", service+"did not answer in time")
 		default:
@@ -202,15 +213,14 @@ type recorder struct {
 	within  time.Duration
 	bounded bool
 	stream  bool
-	done    func() // called before the client hears of success; may be nil
+	carry   func(net.Conn, *bufio.Reader) net.Conn // what becomes of the connection once it is upgraded
+	done    func()                                 // called before the client hears of success; may be nil
 }
 
 // WriteHeader remembers the final status, with which the client's time begins.
 func (r *recorder) WriteHeader(status int) {
-	if status >= 200 || status == http.StatusSwitchingProtocols {
-		r.status = status
-	}
 	if status >= 200 {
+		r.status = status
 		n, _ := strconv.ParseInt(r.Header().Get("Content-Length"), 10, 64)
 		r.left, r.bounded, r.stream = n, true, isEventStream(r.Header())
 		r.bound(time.Now().Add(r.within))
@@ -239,5 +249,15 @@ func (r *recorder) bound(at time.Time) {
 	_ = http.NewResponseController(r.ResponseWriter).SetWriteDeadline(at)
 }
 
-// Unwrap lets http.ResponseController flush and hijack.
+// Hijack gives an upgraded connection away.
+func (r *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(r.ResponseWriter).Hijack()
+	if err != nil || r.carry == nil {
+		return c, rw, err
+	}
+	r.status = http.StatusSwitchingProtocols
+	return r.carry(c, rw.Reader), rw, nil
+}
+
+// Unwrap lets http.ResponseController flush.
 func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }

@@ -49,7 +49,7 @@ func (f *fallback) RoundTrip(r *http.Request) (*http.Response, error) {
 		return resp, err
 	}
 	switch why.cause {
-	case causeCircuit, causeOverload, causeConnect, causeTimeout, causeBroken:
+	case causeCircuit, causeOverload, causeStreams, causeConnect, causeTimeout, causeBroken:
 	default:
 		return nil, err
 	}
@@ -103,8 +103,7 @@ func whyNot(r *http.Request, err error) *failure {
 	case r.Context().Err() != nil:
 		return &failure{cause: causeClientGone, err: err}
 	default:
-		// A body that broke while it was read for the cache, or an upgrade that
-		// the service answered with another protocol.
+		// A body that broke while it was read for the cache.
 		return &failure{cause: causeBroken, err: err}
 	}
 }

@@ -38,7 +38,7 @@ func newMetrics() *metrics {
 	return &metrics{
 		requests:    counter("requests_total", "Requests answered, by class of the answer's status.", "upstream", "route", "status"),
 		duration:    histogram("request_duration_seconds", "From the request's headers to the end of the answer.", "upstream", "route"),
-		attempts:    counter("attempts_total", "Attempts at an upstream, by how they ended; circuit_open and overload were not sent.", "upstream", "route", "outcome"),
+		attempts:    counter("attempts_total", "Attempts at an upstream, by how they ended; circuit_open and overload were not sent, streams may not have been.", "upstream", "route", "outcome"),
 		attemptTime: histogram("attempt_duration_seconds", "From the start of an attempt to its answer's headers, or to its failure.", "upstream", "route"),
 		retries:     counter("retries_total", "Attempts beyond the first.", "upstream", "route"),
 		hedges:      counter("hedges_total", "Second attempts made because the first was slow.", "upstream", "route"),
@@ -141,7 +141,7 @@ type live struct {
 }
 
 // descriptions of what live exports.
-type descriptions struct{ state, limit, inFlight, budget, addresses *prometheus.Desc }
+type descriptions struct{ state, limit, inFlight, budget, addresses, streams *prometheus.Desc }
 
 func newLive(us func() []*upstream, now func() time.Time) *live {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
@@ -152,13 +152,14 @@ func newLive(us func() []*upstream, now func() time.Time) *live {
 		limit:     desc("concurrency_limit", "Calls that may be in flight.", "upstream", "class"),
 		inFlight:  desc("attempts_in_flight", "Calls in flight.", "upstream", "class"),
 		budget:    desc("retry_budget", "Retries that the budget holds.", "upstream"),
+		streams:   desc("streams", "Event streams and upgraded connections that are open.", "upstream"),
 		addresses: desc("addresses", "Addresses of an upstream by state.", "upstream", "state"),
 	}}
 }
 
 // Describe sends the descriptions.
 func (l *live) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{l.desc.state, l.desc.limit, l.desc.inFlight, l.desc.budget, l.desc.addresses} {
+	for _, d := range []*prometheus.Desc{l.desc.state, l.desc.limit, l.desc.inFlight, l.desc.budget, l.desc.addresses, l.desc.streams} {
 		ch <- d
 	}
 }
@@ -170,6 +171,7 @@ func (l *live) Collect(ch chan<- prometheus.Metric) {
 	}
 	for _, u := range l.upstreams() {
 		gauge(l.desc.budget, u.budget.Left(), u.Name)
+		gauge(l.desc.streams, float64(u.streams.Load()), u.Name)
 		counts := u.addressStates(l.now())
 		for _, s := range addressStates() {
 			gauge(l.desc.addresses, float64(counts[s]), u.Name, s)

@@ -56,7 +56,7 @@ type shared struct {
 	onOpen     func(upstream string)
 	panicked   func(where string, value any)
 	cache      *httpcache.Cache
-	streaming  context.Context // under which event streams last //nolint:containedctx // it is the process's and not a call's
+	streaming  context.Context // under which streams last //nolint:containedctx // it is the process's and not a call's
 	endStreams context.CancelFunc
 }
 
@@ -122,8 +122,8 @@ func (p *Proxy) upstreams() []*upstream { return p.current.Load().upstreams }
 // ServeHTTP finds the request's route and answers it.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) { p.current.Load().ServeHTTP(w, r) }
 
-// EndStreams breaks event streams off, those to come too: they last as long as
-// their clients like, who connect anew, and a server that stops gracefully would
+// EndStreams breaks event streams and upgraded connections off, those to come too:
+// they last as long as their clients like, who connect anew, and a server that stops gracefully would
 // wait for them.
 func (p *Proxy) EndStreams() { p.endStreams() }
 

@@ -1,19 +1,14 @@
 package pyproxy_test
 
 import (
-	"bufio"
-	"errors"
 	"io"
 	"net"
 	"net/http"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 func TestARequestReachesItsServiceAndComesBack(t *testing.T) {
@@ -120,82 +115,6 @@ func TestAnswersOfTheServicePassUnchanged(t *testing.T) {
 			t.Errorf("%s: %+v", line, r)
 		}
 	}
-}
-
-func TestStreamsAreFlushed(t *testing.T) {
-	next := make(chan string)
-	b := newBackend(t, func(c net.Conn, _ *http.Request, _ int64) bool {
-		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\n\r\n")
-		for s := range next {
-			io.WriteString(c, s)
-		}
-		return false
-	})
-	g := newGate(t, settings(b.address))
-	resp, err := g.client.Get(g.url + "/get")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	for _, event := range []string{"data: 1\n\n", "data: 2\n\n"} {
-		next <- event // only then may the next one be read: each arrives alone
-		got := make([]byte, len(event))
-		if _, err := io.ReadFull(resp.Body, got); err != nil || string(got) != event {
-			t.Fatalf("%q %v", got, err)
-		}
-	}
-	close(next)
-	if rest, err := io.ReadAll(resp.Body); err != nil || len(rest) != 0 {
-		t.Fatalf("%q %v", rest, err)
-	}
-}
-
-// A stream lasts as long as its client likes, but not longer than the process.
-func TestStreamsEndWithTheProcess(t *testing.T) {
-	b := newBackend(t, hangs("HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n"))
-	g := newGate(t, settings(b.address))
-	resp, err := g.client.Get(g.url + "/get")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	g.proxy.EndStreams()
-	if got, err := io.ReadAll(resp.Body); !errors.Is(err, io.ErrUnexpectedEOF) || string(got) != "data: 1\n\n" {
-		t.Fatalf("%q %v", got, err) // broken off, so that it is not taken for whole
-	}
-	if g.metric("tollgate_pyproxy_attempts_total", "outcome", "body") != 0 {
-		t.Fatal("counted against the service")
-	}
-}
-
-func TestUpgradesPass(t *testing.T) {
-	b := newBackend(t, func(c net.Conn, r *http.Request, _ int64) bool {
-		if r.Header.Get("Upgrade") != "websocket" {
-			return says(ok("no upgrade"))(c, r, 0)
-		}
-		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-		io.Copy(c, io.LimitReader(c, 4))
-		return false
-	})
-	g := newGate(t, settings(b.address))
-	conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	io.WriteString(conn, "GET /get HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
-	conn.SetDeadline(time.Now().Add(patience))
-	br := bufio.NewReader(conn)
-	resp, err := http.ReadResponse(br, nil)
-	if err != nil || resp.StatusCode != 101 {
-		t.Fatalf("%v %v", resp, err)
-	}
-	io.WriteString(conn, "ping")
-	if got, err := io.ReadAll(br); err != nil || string(got) != "ping" {
-		t.Fatalf("%q %v", got, err)
-	}
-	conn.Close()
-	polltest.Until(t, "the upgraded call is over", func() bool { return g.metric("tollgate_pyproxy_requests_in_flight") == 0 })
 }
 
 func TestTrailersOfTheAnswerPass(t *testing.T) {

@@ -155,11 +155,11 @@ func TestDiscardedAnswersAreClosed(t *testing.T) {
 			}
 		}
 	}
-	short := says(status("503 x", "no"))
+	short, stalled := says(status("503 x", "no")), hangs("HTTP/1.1 503 x\r\nContent-Length: 10\r\n\r\nno")
 	for name, tc := range map[string]struct {
 		first       answer
 		connections int
-	}{"short": {short, 1}, "endless": {endless, 2}} {
+	}{"short": {short, 1}, "endless": {endless, 2}, "stalled": {stalled, 2}} {
 		t.Run(name, func(t *testing.T) {
 			line := faulty(t, newBackend(t, each(tc.first, says(ok("done")))).address)
 			g := newGate(t, settings(line.Address()))

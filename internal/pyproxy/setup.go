@@ -8,6 +8,7 @@ import (
 	"net/http/httputil"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tollgate-proxy/tollgate/internal/resilience"
@@ -56,8 +57,8 @@ func (p *setup) watch(ctx context.Context) {
 	wg.Wait()
 }
 
-// newUpstream makes an upstream; what is known of its addresses, and its retry
-// budget, are taken over from old, which may be nil.
+// newUpstream makes an upstream; what is known of its addresses, its open streams
+// and its retry budget are taken over from old, which may be nil.
 func (p *setup) newUpstream(c Upstream, old *setup) *upstream {
 	if c.HealthPath == "" {
 		c.HealthPath = defaultHealth
@@ -69,9 +70,11 @@ func (p *setup) newUpstream(c Upstream, old *setup) *upstream {
 		metrics: p.metrics.upstream(c.Name),
 	}
 	es := unresolved(c.Addresses)
+	u.streams = new(atomic.Int64)
 	before := old.upstream(c.Name)
 	if before != nil {
 		es = before.reuse(c.Addresses)
+		u.streams = before.streams
 	}
 	u.endpoints.Store(&es)
 	retry := p.config.Retry

@@ -22,7 +22,8 @@ type upstream struct {
 	endpoints atomic.Pointer[[]*endpoint]
 	circuits  []*circuit // by class, fixed after construction
 	budget    *resilience.Budget
-	healthURL string // path and query of the health check
+	streams   *atomic.Int64 // open now, of earlier setups too
+	healthURL string        // path and query of the health check
 	kick      chan struct{}
 	log       *slog.Logger
 	metrics   *upstreamMetrics
