@@ -43,13 +43,13 @@ func (w *whole) enrol(t testing.TB, n int) {
 // write.
 func TestWholeCheckWithExperiments(t *testing.T) {
 	w := newWhole(t)
-	plain := testing.AllocsPerRun(1000, func() { w.check(t) })
+	plain := w.allocations(t)
 	w.enrol(t, 5)
 	a := decoded(t, w.check(t))
 	if marks, _ := a.GetDynamicMetadata().AsMap()["experiments"].(string); strings.Count(marks, ":1=") != 5 {
 		t.Errorf("dealt %q", marks)
 	}
-	if n := testing.AllocsPerRun(1000, func() { w.check(t) }); n > plain+2 {
+	if n := w.allocations(t); n > plain+2 {
 		t.Errorf("%v allocations, without experiments %v", n, plain)
 	}
 }

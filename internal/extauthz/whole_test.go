@@ -6,6 +6,7 @@ import (
 	"crypto/rsa"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -270,6 +271,16 @@ func (w *whole) check(t testing.TB) encoded {
 	return answer
 }
 
+// allocations is what a check allocates. What runs behind the checks, by the
+// clock, is counted too: the least of several counts has least of that.
+func (w *whole) allocations(t testing.TB) float64 {
+	least := math.Inf(1)
+	for range 5 {
+		least = min(least, testing.AllocsPerRun(1000, func() { w.check(t) }))
+	}
+	return least
+}
+
 // The whole Check in the steady state, outside gRPC: what it says, what it
 // allocates, and that it asks Redis nothing.
 func TestWholeCheck(t *testing.T) {
@@ -291,12 +302,12 @@ func TestWholeCheck(t *testing.T) {
 		t.Errorf("metadata %v", m)
 	}
 	// The target is 30; what it takes is half of that, and creeps up unnoticed otherwise.
-	const checks, most = 5000, 18
-	if n := testing.AllocsPerRun(checks, func() { w.check(t) }); n > most {
+	const most = 18
+	if n := w.allocations(t); n > most {
 		t.Errorf("%v allocations, want at most %d", n, most)
 	}
 	if n := w.commands.Load(); n != 0 {
-		t.Errorf("%d Redis commands for %d checks", n, checks)
+		t.Errorf("checks sent %d Redis commands", n)
 	}
 }
 
