@@ -41,7 +41,7 @@ type answer struct {
 }
 
 // askTimeout bounds one request; nothing here takes as long.
-const askTimeout = 20 * time.Second
+const askTimeout = 30 * time.Second
 
 // try sends the request.
 func (s *system) try(a ask) (answer, error) {

@@ -32,7 +32,7 @@ func testDrain(t *testing.T, s *system) {
 		}
 	})
 	t.Run("a request on its way", func(t *testing.T) {
-		s.fault(t, "data", `{"delay_ms":3500,"requests":1}`) // beyond the drain delay
+		s.fault(t, "data", `{"delay_ms":6000,"requests":1}`) // beyond the drain delay
 		answered := make(chan error, 1)
 		go func() {
 			a, err := s.try(ask{

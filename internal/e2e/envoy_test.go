@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -15,16 +16,10 @@ import (
 // with the test.
 func (s *system) secondEnvoy(t *testing.T, name string, edit func(manager map[string]any)) string {
 	t.Helper()
-	data, err := os.ReadFile(s.config("envoy"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var tree map[string]any
-	if err := yaml.Unmarshal(data, &tree); err != nil {
-		t.Fatal(err)
-	}
+	tree := readTree(t, s.config("envoy"))
 	edit(findManager(t, tree))
-	if data, err = yaml.Marshal(tree); err != nil {
+	data, err := yaml.Marshal(tree)
+	if err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(t.TempDir(), "envoy.yaml")
@@ -57,6 +52,29 @@ func (s *system) secondEnvoy(t *testing.T, name string, edit func(manager map[st
 		return wrong(a.status, 200)
 	})
 	return url
+}
+
+func readTree(t *testing.T, path string) map[string]any {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tree map[string]any
+	if err := yaml.Unmarshal(data, &tree); err != nil {
+		t.Fatal(err)
+	}
+	return tree
+}
+
+// asShipped gives an HTTP filter the deadlines that are shipped.
+func asShipped(t *testing.T, name string) func(manager map[string]any) {
+	return func(manager map[string]any) {
+		t.Helper()
+		settings := filter(t, manager, name)
+		clear(settings)
+		maps.Copy(settings, filter(t, findManager(t, readTree(t, filepath.Join(root, "envoy", "envoy.yaml"))), name))
+	}
 }
 
 // findManager finds the HTTP connection manager's settings.

@@ -65,7 +65,7 @@ func testContractHeaders(t *testing.T, s *system) {
 	})
 	user := "e2e-contract-" + strings.ToLower(newAddress())
 	token := s.mint(t, authn.MintOptions{
-		User: user, Tier: "premium", Roles: []string{"writer", "admin", "auditor"}, Session: "session-7", Consents: []string{"marketing", "analytics"},
+		User: user, Tier: "admin", Roles: []string{"writer", "admin", "auditor"}, Session: "session-7", Consents: []string{"marketing", "analytics"},
 	})
 	for _, path := range []string{"/orders", "/api/v1/data/e2e/ok"} {
 		var seen echo.Seen
@@ -77,7 +77,7 @@ func testContractHeaders(t *testing.T, s *system) {
 			return nil
 		})
 		for name, want := range map[string]string{
-			"X-User-Id": user, "X-User-Tier": "premium", "X-User-Roles": "admin,auditor,writer",
+			"X-User-Id": user, "X-User-Tier": "admin", "X-User-Roles": "admin,auditor,writer",
 			"X-Session-Id": "session-7", "X-Consent": "analytics,marketing",
 		} {
 			if got := seen.Headers.Values(name); !slices.Equal(got, []string{want}) {

@@ -87,12 +87,14 @@ func testPythonFaults(t *testing.T, s *system) {
 	})
 	t.Run("is not needed for what is kept", func(t *testing.T) {
 		kept := ask{path: languages, token: token}
-		await(t, "the answer to be kept", func() error {
-			if status := s.want(t, http.StatusOK, kept).header.Get("Cache-Status"); !strings.Contains(status, "; hit") {
-				return errors.New(status)
-			}
-			return nil
-		})
+		for _, e := range []stack.Endpoint{stack.Pyproxy1HTTP, stack.Pyproxy2HTTP} { // whichever Envoy asks
+			await(t, "the answer to be kept", func() error {
+				if status := s.want(t, http.StatusOK, ask{base: s.URL(e), path: languages}).header.Get("Cache-Status"); !strings.Contains(status, "; hit") {
+					return errors.New(status)
+				}
+				return nil
+			})
+		}
 		s.fault(t, "nlp", `{"error_rate":1,"status":500}`)
 		s.want(t, http.StatusInternalServerError, call)
 		tag := s.want(t, http.StatusOK, kept).header.Get("Etag")
@@ -112,35 +114,37 @@ func testCircuit(t *testing.T, s *system, token string) {
 	call := ask{path: "/api/v1/data/aggregate", token: token, body: `{"interval_ms":60000,"trades":[{"symbol":"A","timestamp_ms":0,"price":1.0,"quantity":1.0}]}`}
 	s.want(t, http.StatusOK, call)
 	s.fault(t, "data", `{"error_rate":1,"status":500}`)
-	opened := func() (row int, last answer) {
-		for range 400 {
-			last = s.do(t, call)
-			if last.problem(http.StatusServiceUnavailable, "circuit_open") != nil {
-				row = 0
-				if err := last.problem(http.StatusInternalServerError, "injected_fault"); err != nil {
-					t.Fatalf("%v: %s", err, excerpt(last.body))
-				}
-				continue
-			}
-			if row++; row == 10 { // both pyproxy
-				break
+	transitions := func(e stack.Endpoint, to string) float64 {
+		return s.metric(t, e, "tollgate_pyproxy_breaker_transitions_total", `upstream="data"`, `to="`+to+`"`)
+	}
+	each := []stack.Endpoint{stack.Pyproxy1Ops, stack.Pyproxy2Ops} // has a circuit of its own
+	before := map[stack.Endpoint][2]float64{}
+	for _, e := range each {
+		before[e] = [2]float64{transitions(e, "open"), transitions(e, "closed")}
+	}
+	refused := func() error {
+		a := s.do(t, call)
+		err := a.problem(http.StatusServiceUnavailable, "circuit_open")
+		if wait, atoi := strconv.Atoi(a.header.Get("Retry-After")); err == nil && (atoi != nil || wait < 1) {
+			t.Errorf("retry-after %q", a.header.Get("Retry-After"))
+		}
+		if err != nil && a.problem(http.StatusInternalServerError, "injected_fault") != nil {
+			t.Fatalf("%v: %s", err, excerpt(a.body))
+		}
+		return err
+	}
+	await(t, "both circuits to open", func() error {
+		for range 20 {
+			_ = refused() // or failed: until then
+		}
+		for _, e := range each {
+			if transitions(e, "open") == before[e][0] {
+				return fmt.Errorf("%s has not", e)
 			}
 		}
-		return row, last
-	}
-	row, last := opened()
-	if row < 10 {
-		t.Fatalf("the circuit is not open: %d %s", last.status, excerpt(last.body))
-	}
-	if wait, err := strconv.Atoi(last.header.Get("Retry-After")); err != nil || wait < 1 {
-		t.Errorf("retry-after %q", last.header.Get("Retry-After"))
-	}
-	transitions := func(to string) float64 {
-		return s.pyproxyMetric(t, "tollgate_pyproxy_breaker_transitions_total", `upstream="data"`, `to="`+to+`"`)
-	}
-	if transitions("open") < 2 {
-		t.Errorf("%v circuits opened", transitions("open"))
-	}
+		return nil
+	})
+	await(t, "a client to be told", refused)
 	// Other services are served meanwhile.
 	s.want(t, http.StatusOK, ask{path: languages, token: token})
 	s.fault(t, "data", "")
@@ -155,8 +159,10 @@ func testCircuit(t *testing.T, s *system, token string) {
 		}
 		return nil
 	})
-	if transitions("closed") < 2 {
-		t.Errorf("%v circuits closed", transitions("closed"))
+	for _, e := range each {
+		if transitions(e, "closed") == before[e][1] {
+			t.Errorf("%s: the circuit was never closed", e)
+		}
 	}
 }
 
