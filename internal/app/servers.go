@@ -208,7 +208,7 @@ func (rt *Runtime) serveHTTP(name string, l net.Listener, h http.Handler, wrap .
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	s := &http.Server{
-		Handler:           boundRest(h, restOfBody),
+		Handler:           boundRest(h, restOfBody, restOfAnswer),
 		Protocols:         protocols,
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
@@ -237,14 +237,26 @@ func (rt *Runtime) serveHTTP(name string, l net.Listener, h http.Handler, wrap .
 // restOfBody is how long a client has for what a handler has left of its body.
 const restOfBody = 5 * time.Second
 
-// boundRest bounds how long the server waits for what a handler has left of a
-// request's body: net/http reads up to 256 KiB of it before a small answer goes
-// out, and for ever if the client sends nothing.
-func boundRest(next http.Handler, within time.Duration) http.Handler {
+// restOfAnswer is how long a client has to take what a handler has left in buffers.
+const restOfAnswer = time.Minute
+
+// boundRest bounds how long the server waits for a client once a handler has
+// returned. Of a request's body net/http reads what is left, up to 256 KiB, before
+// a small answer goes out, and for ever if the client sends nothing; and a small
+// answer goes out only then, which takes for ever if the client reads nothing. A
+// stream of HTTP/2 has deadlines of its own.
+func boundRest(next http.Handler, body, answer time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		if r.ProtoMajor == 1 {
+			_ = rc.SetWriteDeadline(time.Time{}) // the last answer's
+		}
 		next.ServeHTTP(w, r)
 		if r.ContentLength != 0 {
-			_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(within)) // the next request has its own
+			_ = rc.SetReadDeadline(time.Now().Add(body)) // the next request has its own
+		}
+		if r.ProtoMajor == 1 {
+			_ = rc.SetWriteDeadline(time.Now().Add(answer))
 		}
 	})
 }

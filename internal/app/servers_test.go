@@ -3,10 +3,12 @@ package app
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +28,7 @@ func TestAnUnreadBodyHoldsNoConnection(t *testing.T) {
 		kept       bool
 	}{{"owed", "", 100 * time.Millisecond, false}, {"sent", strings.Repeat("x", 1000), time.Minute, true}} {
 		t.Run(tc.name, func(t *testing.T) {
-			s := httptest.NewServer(boundRest(http.NotFoundHandler(), tc.wait))
+			s := httptest.NewServer(boundRest(http.NotFoundHandler(), tc.wait, time.Minute))
 			defer s.Close()
 			defer s.CloseClientConnections()
 			conn, err := net.Dial("tcp", s.Listener.Addr().String())
@@ -55,6 +57,41 @@ func TestAnUnreadBodyHoldsNoConnection(t *testing.T) {
 				t.Fatalf("asked again: %v", err)
 			}
 		})
+	}
+}
+
+// A client that asks again and again and reads nothing fills every buffer, however
+// small the answers; one that reads at last keeps its connection.
+func TestAnAnswerNobodyReadsHoldsNoConnection(t *testing.T) {
+	s := httptest.NewServer(boundRest(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.WriteString(w, "x")
+		if r.URL.Path == "/now" {
+			w.(http.Flusher).Flush()
+		}
+	}), time.Minute, 300*time.Millisecond))
+	defer s.Close()
+	defer s.CloseClientConnections()
+	conn, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	br := bufio.NewReader(conn)
+	for range 2 { // the second after the first one's time
+		io.WriteString(conn, "GET /now HTTP/1.1\r\nHost: x\r\n\r\n")
+		resp, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		<-time.After(400 * time.Millisecond)
+	}
+	for err == nil {
+		_, err = io.WriteString(conn, strings.Repeat("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 100))
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal("not let go")
 	}
 }
 

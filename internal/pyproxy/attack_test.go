@@ -164,6 +164,7 @@ func TestAClientThatDoesNotReadIsLetGo(t *testing.T) {
 			w.Header().Set("Content-Length", "16384")
 			io.CopyN(w, zeros{}, 16384)
 		}},
+		{"tiny answers", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "x") }},
 		{"a stream", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			io.Copy(w, zeros{})

@@ -86,9 +86,6 @@ func (rt *route) serve(p *setup, w http.ResponseWriter, r *http.Request) {
 		if !ended && rec.status == 0 { // by a panic, which is answered above us
 			rec.status = http.StatusInternalServerError
 		}
-		if rec.bounded {
-			rec.bound(time.Time{}) // the connection's next answer has its own
-		}
 		p.metrics.inFlight.Dec()
 		rt.served.metrics.answered(rec.status, p.now().Sub(start))
 	}()
@@ -204,17 +201,17 @@ func writeProblem(w http.ResponseWriter, r *http.Request, status int, code, deta
 // recorder remembers the status of an answer, and bounds how long the client may
 // take to read it: one that stops reading must not hold a place of the
 // concurrency limit for ever. No answer is small enough to go without: a client
-// that asks again and again and reads nothing fills every buffer. Of an event
+// that asks again and again and reads nothing fills every buffer. The deadline
+// stays, for what the server sends once the handler has returned. Of an event
 // stream each part has the time.
 type recorder struct {
 	http.ResponseWriter
-	status  int
-	left    int64 // of the body's length, where it has one
-	within  time.Duration
-	bounded bool
-	stream  bool
-	carry   func(net.Conn, *bufio.Reader) net.Conn // what becomes of the connection once it is upgraded
-	done    func()                                 // called before the client hears of success; may be nil
+	status int
+	left   int64 // of the body's length, where it has one
+	within time.Duration
+	stream bool
+	carry  func(net.Conn, *bufio.Reader) net.Conn // what becomes of the connection once it is upgraded
+	done   func()                                 // called before the client hears of success; may be nil
 }
 
 // WriteHeader remembers the final status, with which the client's time begins.
@@ -222,7 +219,7 @@ func (r *recorder) WriteHeader(status int) {
 	if status >= 200 {
 		r.status = status
 		n, _ := strconv.ParseInt(r.Header().Get("Content-Length"), 10, 64)
-		r.left, r.bounded, r.stream = n, true, isEventStream(r.Header())
+		r.left, r.stream = n, isEventStream(r.Header())
 		r.bound(time.Now().Add(r.within))
 	}
 	if r.done != nil && status >= 200 && status < 400 {
