@@ -204,12 +204,12 @@ func (in *introspector) post(ctx context.Context, token string) (map[string]any,
 		return nil, 0, err
 	}
 	defer func() { _ = res.Body.Close() }()
-	if res.StatusCode != http.StatusOK {
-		return nil, 0, fmt.Errorf("status %d", res.StatusCode)
-	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
+	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1)) // of any status, so that the connection is kept
 	if err != nil {
 		return nil, 0, err
+	}
+	if res.StatusCode != http.StatusOK {
+		return nil, 0, fmt.Errorf("status %d", res.StatusCode)
 	}
 	if len(body) > maxAnswer {
 		return nil, 0, fmt.Errorf("an answer of more than %d bytes", maxAnswer)

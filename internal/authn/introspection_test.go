@@ -184,13 +184,14 @@ func TestIntrospectionAnswersAreBounded(t *testing.T) {
 	})
 }
 
-// Connections to the server are kept, as many as questions are asked at a time.
+// Connections to the server are kept, as many as questions are asked at a time,
+// and whatever it answers.
 func TestIntrospectionKeepsConnections(t *testing.T) {
 	const together = 8
-	arrived, leave := make(chan bool), make(chan bool)
+	arrived, leave := make(chan bool), make(chan int)
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		arrived <- true
-		<-leave
+		w.WriteHeader(<-leave)
 		_, _ = io.WriteString(w, `{"active":false}`)
 	}))
 	var opened atomic.Int32
@@ -208,19 +209,22 @@ func TestIntrospectionKeepsConnections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for round := range 3 {
+	for round, answer := range []struct {
+		status int
+		code   string
+	}{{200, CodeInvalid}, {503, CodeUnavailable}, {200, CodeInvalid}} {
 		var wg sync.WaitGroup
 		for i := range together {
 			wg.Go(func() {
 				p, err := ask(t, v, fmt.Sprint("token", round, "-", i))
-				wantCode(t, "inactive", p, err, CodeInvalid)
+				wantCode(t, fmt.Sprint("round ", round), p, err, answer.code)
 			})
 		}
 		for range together {
 			<-arrived
 		}
 		for range together {
-			leave <- true
+			leave <- answer.status
 		}
 		wg.Wait()
 	}
