@@ -247,13 +247,10 @@ const restOfAnswer = time.Minute
 // stream of HTTP/2 has deadlines of its own.
 func boundRest(next http.Handler, body, answer time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		rc := http.NewResponseController(w)
-		if r.ProtoMajor == 1 {
-			_ = rc.SetWriteDeadline(time.Time{}) // the last answer's
-		}
 		next.ServeHTTP(w, r)
+		rc := http.NewResponseController(w) // the next request has its own deadlines
 		if r.ContentLength != 0 {
-			_ = rc.SetReadDeadline(time.Now().Add(body)) // the next request has its own
+			_ = rc.SetReadDeadline(time.Now().Add(body))
 		}
 		if r.ProtoMajor == 1 {
 			_ = rc.SetWriteDeadline(time.Now().Add(answer))

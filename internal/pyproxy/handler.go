@@ -202,7 +202,7 @@ func writeProblem(w http.ResponseWriter, r *http.Request, status int, code, deta
 // take to read it: one that stops reading must not hold a place of the
 // concurrency limit for ever. No answer is small enough to go without: a client
 // that asks again and again and reads nothing fills every buffer. The deadline
-// stays, for what the server sends once the handler has returned. Of an event
+// stays, for what the server sends once the handler has returned; it lifts it then. Of an event
 // stream each part has the time.
 type recorder struct {
 	http.ResponseWriter
