@@ -10,8 +10,8 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/gate"
 )
 
-// A nonce for the client's next proof comes with every answer that has one, and
-// never goes to the backend.
+// A nonce for the client's next proof comes with every answer that has one, which
+// is then kept by no cache, and never goes to the backend.
 func TestNonce(t *testing.T) {
 	allowed := allowedOutcome(t)
 	refused := gate.Outcome{Status: http.StatusUnauthorized, Code: authn.CodeNonce, Detail: "why", Tier: "anonymous"}
@@ -30,14 +30,16 @@ func TestNonce(t *testing.T) {
 					t.Errorf("%s: the backend is told the nonce", name)
 				}
 			}
-			got := ""
+			got := map[string]string{}
 			for _, h := range headers {
-				if h.GetHeader().GetKey() == "dpop-nonce" {
-					got = h.GetHeader().GetValue()
-				}
+				got[h.GetHeader().GetKey()] = h.GetHeader().GetValue()
 			}
-			if got != nonce {
-				t.Errorf("%s: nonce %q, want %q", name, got, nonce)
+			if got["dpop-nonce"] != nonce {
+				t.Errorf("%s: nonce %q, want %q", name, got["dpop-nonce"], nonce)
+			}
+			kept := nonce == "" && (o.Allowed || name == "limited")
+			if want := map[bool]string{false: "no-store"}[kept]; got["cache-control"] != want {
+				t.Errorf("%s, nonce %q: cache-control %q, want %q", name, nonce, got["cache-control"], want)
 			}
 		}
 	}
