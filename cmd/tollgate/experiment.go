@@ -175,7 +175,7 @@ func experimentRevertCommand() command {
 
 func experimentDeleteCommand() command {
 	return callCommand{
-		name: "delete", arguments: "KEY", summary: "delete an experiment that is not running, and all that was measured; revert brings back what it was",
+		name: "delete", arguments: "KEY", summary: "delete an experiment that is not running, and all that was measured; revert brings its definition back",
 		needs: needsExperiment,
 		setup: func(flags *flag.FlagSet) callFunc {
 			terms := termsFlags(flags, "experiment", "revision")

@@ -198,7 +198,7 @@ func TestCatalogConcurrently(t *testing.T) {
 }
 
 // What a newer release has written is not read without what is new in it, and
-// not written back without it either: an operator may only replace it.
+// not written back without it either: it may be replaced, reverted and deleted.
 func TestCatalogUnknownMembers(t *testing.T) {
 	rdb := redistest.Client(t, redistest.Embedded(t))
 	c := NewCatalog(rdb, fixedNow)
@@ -208,9 +208,13 @@ func TestCatalogUnknownMembers(t *testing.T) {
 	if newer == document {
 		t.Fatal(document)
 	}
-	if err := rdb.HSet(t.Context(), catalogRoot+"definitions", "checkout", newer).Err(); err != nil {
-		t.Fatal(err)
+	spoil := func() {
+		t.Helper()
+		if err := rdb.HSet(t.Context(), catalogRoot+"definitions", "checkout", newer).Err(); err != nil {
+			t.Fatal(err)
+		}
 	}
+	spoil()
 	_, getErr := c.Get(t.Context(), "checkout")
 	_, stopErr := c.Stop(t.Context(), "checkout", anyone("stop"))
 	_, updateErr := c.Update(t.Context(), "checkout", anyone("update"), func(*Definition) error { return nil })
@@ -228,7 +232,15 @@ func TestCatalogUnknownMembers(t *testing.T) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
-	if was, err := c.Delete(t.Context(), "checkout", Change{Expect: 2}); err != nil || was.Key != "checkout" || was.Version != 1 {
+	if r, err := c.Revert(t.Context(), "checkout", 1, Change{Expect: 2}); err != nil || r.State != Draft || r.Revision != 3 || r.Definition.Version != 3 {
+		t.Errorf("got %+v, %v", r, err)
+	}
+	spoil()
+	if r, err := c.Put(t.Context(), *valid(), Change{Expect: 3}); err != nil || r.State != Draft || r.Revision != 4 {
+		t.Errorf("got %+v, %v", r, err)
+	}
+	spoil()
+	if was, err := c.Delete(t.Context(), "checkout", Change{Expect: 4}); err != nil || was.Key != "checkout" || was.Version != 1 {
 		t.Errorf("got %+v, %v", was, err)
 	}
 }
