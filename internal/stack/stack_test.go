@@ -43,7 +43,7 @@ func options(t *testing.T) stack.Options {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return stack.Options{Root: stacktest.Tree(t), Environ: os.Environ(), Ports: ports, ReadyWithin: 30 * time.Second, Grace: 20 * time.Second}
+	return stack.Options{Root: stacktest.Tree(t), Environ: os.Environ(), Ports: ports, ReadyWithin: 3 * time.Minute, Grace: time.Minute}
 }
 
 func start(t *testing.T, o stack.Options) *stack.Stack {
@@ -242,7 +242,7 @@ func TestStartFails(t *testing.T) {
 			o.Env = map[string][]string{"authz": {stacktest.Die + "=the key is not readable"}}
 		}, []string{"authz ended by itself (exit status 3); the end of ", "\n    the key is not readable"}},
 		{"a part is never ready", func(_ *testing.T, o *stack.Options) {
-			o.ReadyWithin = 2 * time.Second
+			o.ReadyWithin = 15 * time.Second // in which all the others become ready, on a slow machine too
 			o.Env = map[string][]string{"nlp": {stacktest.Never + "=1"}}
 		}, []string{"nlp was not ready in time (", "answered 503"}},
 		{"work folder is a file", func(t *testing.T, o *stack.Options) {

@@ -230,11 +230,15 @@ func TestStartFails(t *testing.T) {
 }
 
 func TestCheckPort(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := supervisor.FreePorts(1) // which no connection of somebody else's takes when it is free again
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := l.Addr().String()
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0]))
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
 	err = supervisor.CheckPort("envoy", address)
 	use := new(supervisor.PortInUseError)
 	if !errors.As(err, &use) {
