@@ -41,7 +41,7 @@ func testOptions() Options {
 func newClient(t testing.TB, addr string) redis.UniversalClient {
 	t.Helper()
 	rdb := redis.NewClient(&redis.Options{
-		Addr: addr, DialTimeout: time.Second, ReadTimeout: 3 * time.Second, WriteTimeout: 3 * time.Second,
+		Addr: addr, DialTimeout: polltest.Patience, ReadTimeout: polltest.Patience, WriteTimeout: polltest.Patience,
 		MaxRetries: -1, ContextTimeoutEnabled: true,
 	})
 	t.Cleanup(func() { _ = rdb.Close() })
