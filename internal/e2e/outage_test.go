@@ -48,8 +48,9 @@ func testBackendDown(t *testing.T, s *system) {
 		})
 	})
 	t.Run("one pyproxy", func(t *testing.T) {
-		// Nobody knows how far the requests came that the killed one was working on.
-		if lost := s.under(t, ask{path: languages, header: fresh()}, func() { s.kill(t, stack.Pyproxy1) }); lost > clients {
+		// Nobody knows how far the requests came that the killed one was working on: one of each client, and perhaps
+		// its next one, on a connection whose end Envoy has not seen yet.
+		if lost := s.under(t, ask{path: languages, header: fresh()}, func() { s.kill(t, stack.Pyproxy1) }); lost > 2*clients {
 			t.Errorf("%d requests were lost", lost)
 		}
 	})

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -17,10 +18,8 @@ func testReloadSuspicions(t *testing.T, s *system) {
 	with := func(agent, path string) ask {
 		return ask{path: path, token: token, header: http.Header{"User-Agent": {agent}}}
 	}
-	s.want(t, http.StatusOK, with("browser/1", "/orders"))
-	s.want(t, http.StatusOK, with("script/1", "/orders")) // the audit mode
-	// until puts actions into force for the rest of the test.
-	until := func(t *testing.T, actions ...any) {
+	// edit changes what is done for the rest of the test.
+	edit := func(t *testing.T, change func(section map[string]any)) {
 		t.Helper()
 		s.reload(t, stack.AuthzOperations, "done", s.config(stack.Authz), func(old string) string {
 			changed, err := editYAML([]byte(old), func(root map[string]any) error {
@@ -28,7 +27,7 @@ func testReloadSuspicions(t *testing.T, s *system) {
 				if !ok {
 					return errors.New("no section anomaly")
 				}
-				section["actions"], section["wait"], section["timeout"] = actions, "1s", "10s"
+				change(section)
 				return nil
 			})
 			if err != nil {
@@ -37,6 +36,14 @@ func testReloadSuspicions(t *testing.T, s *system) {
 			return string(changed)
 		})
 	}
+	until := func(t *testing.T, actions ...any) {
+		t.Helper()
+		edit(t, func(section map[string]any) { section["actions"] = actions })
+	}
+	// Each request waits until it was judged, or the second could be judged first.
+	edit(t, func(section map[string]any) { section["wait"], section["timeout"] = "1s", "10s" })
+	s.want(t, http.StatusOK, with("browser/1", "/orders"))
+	s.want(t, http.StatusOK, with("script/1", "/orders")) // the audit mode
 	t.Run("tell the backend", func(t *testing.T) {
 		until(t, map[string]any{"score": 1, "action": "header"})
 		forged := http.Header{"User-Agent": {"script/1"}, "X-Risk-Score": {"1"}, "X-Risk-Reasons": {"nothing"}}
@@ -63,11 +70,14 @@ func testReloadSuspicions(t *testing.T, s *system) {
 			t.Errorf("challenged with %s", c)
 		}
 	})
-	s.want(t, http.StatusOK, with("script/1", "/orders")) // the audit mode again
-	a := s.want(t, http.StatusOK, with("browser/1", "/tollgate/v1/me/suspicious-events"))
-	for _, want := range []string{`"reasons":["new_device"]`, `"refused":true`} {
-		if !strings.Contains(string(a.body), want) {
-			t.Errorf("the user does not see %s: %s", want, excerpt(a.body))
+	s.want(t, http.StatusOK, with("script/1", "/orders"))     // the audit mode again
+	await(t, "the user to see what there was", func() error { // it is written behind
+		a := s.want(t, http.StatusOK, with("browser/1", "/tollgate/v1/me/suspicious-events"))
+		for _, want := range []string{`"reasons":["new_device"]`, `"refused":true`} {
+			if !strings.Contains(string(a.body), want) {
+				return fmt.Errorf("no %s: %s", want, excerpt(a.body))
+			}
 		}
-	}
+		return nil
+	})
 }
