@@ -63,7 +63,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err != nil {
 		return fmt.Errorf("development signing key: %w", err)
 	}
-	o.Stack.Env = shortTimes()
+	o.Stack.Env = times()
 	o.Stack.Progress = say.progress
 	o.Stack.OnExit = say.exited
 	if o.Page != "" {
@@ -143,10 +143,13 @@ func takeTour(ctx context.Context, o Options, s *stack.Stack, minter *authn.Mint
 	return results, err
 }
 
-// shortTimes makes what the tour shows happen while people watch: the breaker
-// tries again after 2 s instead of 60.
-func shortTimes() map[string][]string {
+// times makes what the tour shows happen while people watch: the breaker tries
+// again after 2 s instead of 60. And it makes limits exact on a machine that is
+// busy with starting all this: ratelimit gives Redis nearly as long as Envoy gives
+// ratelimit before it decides alone.
+func times() map[string][]string {
 	return map[string][]string{
+		"ratelimit": {"TOLLGATE_STORE_TIMEOUT=150ms"},
 		"pyproxy": {
 			"TOLLGATE_BREAKER_RESET=2s",
 			"TOLLGATE_HEALTH_INTERVAL=1s",

@@ -3,6 +3,8 @@ package demo_test
 import (
 	"context"
 	"errors"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -74,6 +76,18 @@ func TestDemoStaysUp(t *testing.T) {
 	}
 	if _, err := os.Stat(demo.KeyFile(o.Stack.Root)); err != nil {
 		t.Error(err)
+	}
+
+	// The stand-ins show their environment.
+	for e, want := range map[stack.Endpoint]string{stack.RatelimitOps: "TOLLGATE_STORE_TIMEOUT=150ms\n", stack.Pyproxy1Ops: "TOLLGATE_BREAKER_RESET=2s\n"} {
+		response, err := http.Get(o.Stack.Ports.URL(e))
+		if err != nil {
+			t.Fatal(err)
+		}
+		env, err := io.ReadAll(response.Body)
+		if err := errors.Join(err, response.Body.Close()); err != nil || !strings.Contains(string(env), want) {
+			t.Errorf("%s: %v, and its environment lacks %s", e, err, want)
+		}
 	}
 
 	// A part that dies is told of, with its log, and the demo stays.
