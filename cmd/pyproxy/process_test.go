@@ -65,9 +65,14 @@ routes: [{name: r, upstream: s, method: GET, path: /x, cache: {ttl: 1m}}]
 	return p
 }
 
+// configure replaces the file at once: half of one would be another refusal.
 func (p *running) configure(text string) {
 	p.Helper()
-	if err := os.WriteFile(p.path, []byte(text), 0o600); err != nil {
+	next := p.path + ".next"
+	if err := os.WriteFile(next, []byte(text), 0o600); err != nil {
+		p.Fatal(err)
+	}
+	if err := os.Rename(next, p.path); err != nil {
 		p.Fatal(err)
 	}
 }

@@ -40,7 +40,7 @@ func TestAFailingServiceIsToldAsAProblem(t *testing.T) {
 			b := newBackend(t, tc.answer)
 			c := settings(b.address)
 			if tc.status == 504 {
-				c.Timeouts.Attempt = 50 * time.Millisecond
+				c.Timeouts.Attempt = 500 * time.Millisecond
 			}
 			g := newGate(t, c)
 			g.want(g.do("POST", "/post", "x", "X-Request-Id", "r-7"), tc.status, tc.code)
@@ -140,7 +140,7 @@ func TestAClientThatLeavesCancelsTheServiceAndCountsForNothing(t *testing.T) {
 func TestASlowClientIsNotTheServicesFault(t *testing.T) {
 	b := newBackend(t, says(ok("x")))
 	c := settings(b.address)
-	c.Timeouts.Attempt = 50 * time.Millisecond
+	c.Timeouts.Attempt = 500 * time.Millisecond
 	g := newGate(t, c)
 	conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
 	if err != nil {
@@ -206,7 +206,7 @@ func TestAClientWithHalfABodyReachesNoService(t *testing.T) {
 			b := newBackend(t, says(ok("x")))
 			c := settings(b.address)
 			if tc.status == "408" {
-				c.Timeouts.Attempt = 50 * time.Millisecond
+				c.Timeouts.Attempt = 500 * time.Millisecond
 			}
 			g := newGate(t, c)
 			conn, err := net.Dial("tcp", strings.TrimPrefix(g.url, "http://"))
