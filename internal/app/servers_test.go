@@ -64,7 +64,7 @@ func TestAnUnreadBodyHoldsNoConnection(t *testing.T) {
 // small the answers; one that reads at last keeps its connection.
 func TestAnAnswerNobodyReadsHoldsNoConnection(t *testing.T) {
 	s := httptest.NewServer(boundRest(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		io.WriteString(w, "x")
+		io.WriteString(w, strings.Repeat("x", 1500)) // less than any buffer
 		if r.URL.Path == "/now" {
 			w.(http.Flusher).Flush()
 		}

@@ -162,7 +162,7 @@ func TestAClientThatDoesNotReadIsLetGo(t *testing.T) {
 			w.Header().Set("Content-Length", "16384")
 			io.CopyN(w, zeros{}, 16384)
 		}},
-		{"tiny answers", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "x") }},
+		{"answers smaller than any buffer", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, strings.Repeat("x", 1500)) }},
 		{"a stream", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			io.Copy(w, zeros{})
