@@ -3,6 +3,7 @@ package account
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 
 	"github.com/tollgate-proxy/tollgate/internal/experiment"
@@ -126,6 +127,8 @@ func checkObservations(d *experiment.Definition, all []observation) error {
 			p.Errors = append(p.Errors, problem.FieldError{Field: fmt.Sprintf("observations[%d].user", i), Detail: "allowed: 1 to 1024 bytes"})
 		case !reported[o.Metric]:
 			p.Errors = append(p.Errors, problem.FieldError{Field: fmt.Sprintf("observations[%d].metric", i), Detail: "allowed: a metric of the experiment that the gateway does not measure itself"})
+		case o.Value != nil && math.Abs(*o.Value) > experiment.MaxValue:
+			p.Errors = append(p.Errors, problem.FieldError{Field: fmt.Sprintf("observations[%d].value", i), Detail: fmt.Sprintf("allowed: %v to %v", -experiment.MaxValue, experiment.MaxValue)})
 		}
 		if len(p.Errors) == 20 {
 			break

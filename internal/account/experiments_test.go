@@ -202,6 +202,7 @@ func TestExperimentRefusals(t *testing.T) {
 		"reports nothing":        {"POST", "/button/metrics", `{"observations": []}`, flagService, 400, ""},
 		"reports of nobody":      {"POST", "/button/metrics", `{"observations": [{"metric": "bought"}]}`, flagService, 422, "observations[0].user"},
 		"reports the gateway's":  {"POST", "/button/metrics", `{"observations": [{"user": "a", "metric": "latency"}]}`, flagService, 422, "observations[0].metric"},
+		"reports too much":       {"POST", "/button/metrics", `{"observations": [{"user": "a", "metric": "bought"}, {"user": "a", "metric": "bought", "value": -2e15}]}`, flagService, 422, "observations[1].value"},
 		"reports what is no sum": {"POST", "/button/metrics", `{"observations": [{"user": "a", "metric": "bought", "value": 1e999}]}`, flagService, 400, ""},
 	} {
 		w := a.call(c.method, "/v1/experiments"+c.path, c.body, c.secret)

@@ -17,6 +17,10 @@ var ErrFull = errors.New("batch is full")
 // nothing else while it adds one, some milliseconds.
 const maxBatch = 2000
 
+// MaxValue is the largest magnitude of an observation: sums of squares of so many
+// as there can be are still numbers.
+const MaxValue = 1e15
+
 // Observations are counted in bins for values of this magnitude; smaller and
 // larger ones go to the outermost bin. With zero and both signs that is some
 // 4,000 bins at most.
@@ -136,8 +140,8 @@ func (b *Batch) admit(user string, variant int, values []Value) (string, error) 
 		if _, ok := b.kinds[v.Metric]; !ok {
 			return "", fmt.Errorf("experiment %s has no metric %q", b.definition.Key, v.Metric)
 		}
-		if math.IsNaN(v.Value) || math.IsInf(v.Value, 0) {
-			return "", fmt.Errorf("experiment %s: %s of %v is not a finite number", b.definition.Key, v.Metric, v.Value)
+		if !(math.Abs(v.Value) <= MaxValue) {
+			return "", fmt.Errorf("experiment %s: %s of %v is not a number from %v to %v", b.definition.Key, v.Metric, v.Value, -MaxValue, MaxValue)
 		}
 	}
 	hash := b.hash(user)

@@ -1,8 +1,10 @@
 package experiment
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -175,12 +177,46 @@ func TestStoreKeepsNobodysName(t *testing.T) {
 	}
 }
 
+// Whatever the magnitude of values, what they come to is a number, or nobody
+// could read the results again.
+func TestStoreOfAllMagnitudes(t *testing.T) {
+	redistest.Each(t, func(t *testing.T, c *redis.Client) {
+		for i, magnitude := range []float64{MaxValue, -MaxValue, 1e6, 2e-5, 1e-300} {
+			d, s := valid(), NewStore(c)
+			d.Version, d.Primary.Kind, d.MinimumUsers = i, Sum, 2
+			for i := range 20 {
+				b := newBatch(t, d)
+				user, value := fmt.Sprint(i), magnitude*float64(i/2%2)
+				for range 2 {
+					if err := errors.Join(b.Observe(user, i%2, "conversion", value), b.Before(user, Value{"conversion", value})); err != nil {
+						t.Fatal(err)
+					}
+				}
+				write(t, s, b)
+			}
+			data := read(t, s, d)
+			if m := data[0].Metrics["conversion"]; !near(m.Users.Mean/magnitude, 1, 1e-9) || !near(m.Known.Before.Mean/magnitude, 1, 1e-9) {
+				t.Errorf("%v: got %+v", magnitude, m)
+			}
+			report, err := Analyse(d, data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := json.Marshal(report); err != nil {
+				t.Errorf("%v: %v", magnitude, err)
+			}
+		}
+	})
+}
+
 func TestBatchRefuses(t *testing.T) {
 	d := valid()
 	b := newBatch(t, d)
 	for name, err := range map[string]error{
 		"unknown metric":  b.Observe("ann", 0, "weight", 1),
 		"not a number":    b.Observe("ann", 0, "latency", nan()),
+		"endless":         b.Observe("ann", 0, "latency", math.Inf(-1)),
+		"too large":       b.Observe("ann", 0, "latency", -1.01*MaxValue),
 		"nobody":          b.Observe("", 0, "latency", 1),
 		"unknown variant": b.Expose("ann", 2),
 		"negative":        b.Expose("ann", -1),

@@ -108,7 +108,7 @@ func (p *Process) start() error {
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
-	c := redis.NewClient(&redis.Options{Addr: p.addr, MaxRetries: -1, DialerRetries: 1, DialTimeout: time.Second}) // the loop below tries again
+	c := redis.NewClient(&redis.Options{Addr: p.addr, MaxRetries: -1, DialerRetries: 10, DialerRetryTimeout: 10 * time.Millisecond, DialTimeout: time.Second})
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()

@@ -39,10 +39,16 @@ local function take()
   return v
 end
 
+-- number reads what string.format and Go write. The embedded Redis takes "1e+06"
+-- for no number: it wants a point.
+local function number(word)
+  return tonumber(word) or tonumber((string.gsub(word, 'e', '.e')))
+end
+
 local function numbers(text)
   local out = {}
   for word in string.gmatch(text or '0 0 0', '%S+') do
-    out[#out + 1] = tonumber(word)
+    out[#out + 1] = number(word)
   end
   return unpack(out)
 end
@@ -108,7 +114,7 @@ end
 
 for _ = 1, tonumber(take()) do
   local metric, user = take(), take()
-  local count, sum, nonzero = tonumber(take()), tonumber(take()), tonumber(take())
+  local count, sum, nonzero = tonumber(take()), number(take()), tonumber(take())
   local field = metric .. ' ' .. user
   local kept = redis.call('HGET', KEYS[7], field)
   if (kept or redis.call('HLEN', KEYS[7]) < most * #metrics) and redis.call('HEXISTS', KEYS[2], user) == 0 then
@@ -192,7 +198,7 @@ end
 
 for _ = 1, tonumber(take()) do
   local metric, user, variant, kind = take(), take(), take(), take()
-  local count, sum, nonzero, bins = tonumber(take()), tonumber(take()), tonumber(take()), take()
+  local count, sum, nonzero, bins = tonumber(take()), number(take()), tonumber(take()), take()
   local known = redis.call('HGET', KEYS[2], user)
   if not left[user] and known and known ~= variant then
     stray(user)
