@@ -72,6 +72,7 @@ func TestFaults(t *testing.T) {
 		"an unknown parameter":                 {upstream + "routes: [{name: r, upstream: a, method: GET, path: '/{a}', upstream_path: '/{b}'}]", nil, "routes[0].upstream_path"},
 		"an unknown method":                    {upstream + "routes: [{name: r, upstream: a, method: get, path: /x}]", nil, "routes[0].method"},
 		"an address without a port":            {"upstreams: [{name: a, addresses: [h]}]\n" + route, nil, "upstreams[0].addresses[0]"},
+		"an address twice":                     {"upstreams: [{name: a, addresses: ['h:1', 'h:2', 'h:1']}]\n" + route, nil, "upstreams[0].addresses[2]"},
 		"a cached POST that is not idempotent": {upstream + "routes: [{name: r, upstream: a, method: POST, path: /x, cache: {ttl: 1s}}]", nil, "routes[0].cache"},
 		"a cached POST without a ttl":          {upstream + "routes: [{name: r, upstream: a, method: POST, path: /x, idempotent: true, cache: {}}]", nil, "routes[0].cache"},
 		"a purge of nothing":                   {upstream + "routes: [{name: r, upstream: a, method: POST, path: /x, purges: [t]}]", nil, "routes[0].purges[0]"},

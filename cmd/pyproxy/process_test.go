@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -13,6 +16,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"go.yaml.in/yaml/v3"
@@ -38,8 +42,21 @@ const secret = "0123456789abcdef0123456789abcdef"
 
 func hashed(secret string) string { return fmt.Sprintf("%x", sha256.Sum256([]byte(secret))) }
 
-func launch(t *testing.T) *running {
-	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) }))
+func launch(t *testing.T, more ...string) *running {
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") == "" {
+			fmt.Fprint(w, r.URL.Path)
+			return
+		}
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		io.Copy(c, c)
+	}))
 	t.Cleanup(service.Close)
 	p := &running{T: t, public: redistest.FreeAddr(t), operations: redistest.FreeAddr(t), path: filepath.Join(t.TempDir(), "pyproxy.yaml"), exit: make(chan int, 1)}
 	p.text = fmt.Sprintf(`
@@ -50,7 +67,7 @@ shutdown: {drain_delay: 0s}
 management: {clients: [{name: op, secret_sha256: %s, roles: [operator]}]}
 upstreams: [{name: s, addresses: [%q]}]
 routes: [{name: r, upstream: s, method: GET, path: /x, cache: {ttl: 1m}}]
-`, p.public, p.operations, hashed(secret), strings.TrimPrefix(service.URL, "http://"))
+`, p.public, p.operations, hashed(secret), strings.TrimPrefix(service.URL, "http://")) + strings.Join(more, "\n")
 	p.configure(p.text)
 	go func() { p.exit <- app.Main(process(), []string{"-config", p.path}, nil, &p.log, &p.log) }()
 	polltest.Until(t, "ready", func() bool {
@@ -134,6 +151,31 @@ func TestTheProcess(t *testing.T) {
 		t.Error(metrics)
 	}
 	p.stop()
+}
+
+// A WebSocket passes all that lies around the proxy, spans too, and ends with the process.
+func TestAWebSocketThroughTheProcess(t *testing.T) {
+	p := launch(t, "tracing: {endpoint: 'http://127.0.0.1:1', sample_ratio: 1}")
+	conn, err := net.Dial("tcp", p.public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(polltest.Patience))
+	io.WriteString(conn, "GET /x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+	br := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(br, nil)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		t.Fatal(resp, err)
+	}
+	io.WriteString(conn, "ping")
+	if got, err := io.ReadAll(io.LimitReader(br, 4)); err != nil || string(got) != "ping" {
+		t.Fatalf("%q %v", got, err)
+	}
+	p.stop()
+	if _, err := br.ReadByte(); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
 }
 
 // Another file is in force without a restart; one with a fault is not, and the

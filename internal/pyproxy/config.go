@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -293,6 +294,7 @@ func (u Upstream) Validate(r *config.Report) {
 	for i, a := range u.Addresses {
 		host, port, err := net.SplitHostPort(a)
 		check(r, err == nil && host != "" && port != "", fmt.Sprintf("addresses[%d]", i), a, "host:port")
+		check(r, !slices.Contains(u.Addresses[:i], a), fmt.Sprintf("addresses[%d]", i), a, "an address that is not there already")
 	}
 	check(r, u.HealthPath == "" || strings.HasPrefix(u.HealthPath, "/"), "health_path", u.HealthPath, "a path that begins with /")
 }
