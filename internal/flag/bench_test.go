@@ -25,7 +25,8 @@ func benchSubject() *Subject {
 	}
 }
 
-// Evaluating does not allocate, whatever decides the flag.
+// Evaluating does not allocate, whatever decides the flag, unless a rule makes
+// lists or texts of its own.
 func TestEvaluateDoesNotAllocate(t *testing.T) {
 	const more = `
   fractional-number: {variants: {a: x, b: y}, defaultVariant: a, targeting: {fractional: [{cat: [{var: tenant}, "/", {var: trial}]}, [a, 50], [b, 50]]}}
