@@ -27,7 +27,7 @@ func (s *Set) Digest() uint64 { return s.digest }
 func (s *Set) Keys() []string { return s.keys }
 
 // Evaluate decides one flag. It does not allocate, unless a targeting rule
-// builds strings or lists (cat outside fractional, substr, merge, missing).
+// builds strings or lists (cat outside fractional, substr, merge, map, filter, missing).
 func (s *Set) Evaluate(key string, subject *Subject, now time.Time) Result {
 	f, ok := s.flags[key]
 	if !ok {

@@ -91,7 +91,7 @@ type losing struct {
 func (c *losing) Write(b []byte) (int, error) {
 	if bytes.Contains(b, []byte(c.answers.Of)) {
 		c.answers.sent.Add(1)
-		c.asked = c.answers.lose.CompareAndSwap(true, false)
+		c.asked = c.answers.lose.CompareAndSwap(true, false) || c.asked
 	}
 	return c.Conn.Write(b)
 }

@@ -176,8 +176,8 @@ func History[E any](ctx context.Context, s *Store, name string, limit int) ([]E,
 	return entries, nil
 }
 
-// Find reads a document's history and gives the newest change that is the one;
-// false where none of those that are kept is.
+// Find gives the newest change in a document's history for which is holds; false
+// where there is none among those that are kept.
 func Find[E any](ctx context.Context, s *Store, name string, is func(E) bool) (E, bool, error) {
 	var none E
 	entries, err := History[E](ctx, s, name, MaxHistory)
