@@ -68,6 +68,19 @@ func TestTheCircuitClosesByItselfWhenTheServiceReturns(t *testing.T) {
 	g.want(g.do("POST", "/post", ""), 200, "")
 }
 
+// It need not wait for the next interval to see what the calls have seen: a short
+// outage could otherwise end unseen, and the circuit stay open for all its time.
+func TestAnOpenedCircuitIsReasonToLookAtOnce(t *testing.T) {
+	var down atomic.Bool
+	c := settings(newSwitch(t, &down))
+	c.Health.Interval, c.Health.UnhealthyAfter = time.Hour, 1
+	g := newGate(t, c).running()
+	polltest.Until(t, "the first round", func() bool { return g.metric("tollgate_pyproxy_health_checks_total") == 1 })
+	down.Store(true)
+	polltest.Until(t, "open", func() bool { g.do("POST", "/post", ""); return g.state() == "open" })
+	polltest.Until(t, "seen", func() bool { return g.metric("tollgate_pyproxy_addresses", "state", "unhealthy") == 1 })
+}
+
 // newSwitch is a service that resets every connection while down.
 func newSwitch(t *testing.T, down *atomic.Bool) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -149,6 +149,7 @@ func (p *setup) circuit(u *upstream, class string, old *setup) *circuit {
 		if t.To == resilience.Open {
 			level = slog.LevelWarn
 			p.onOpen(u.Name)
+			u.probeSoon() // whose checks have seen it down is tried again as soon as they see it well
 		}
 		u.log.Log(context.Background(), level, "circuit changed", "class", class, "from", t.From.String(), "to", t.To.String(), "cause", t.Cause)
 	})
