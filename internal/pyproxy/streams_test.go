@@ -197,7 +197,7 @@ func TestTheStreamsOfAnUpstreamAreBounded(t *testing.T) {
 	c := settings(b.address)
 	c.Streams.Max = 1
 	g := newGate(t, c)
-	conn, br, resp := g.upgrade("GET /get", "")
+	conn, _, resp := g.upgrade("GET /get", "")
 	if resp.StatusCode != 101 {
 		t.Fatal(resp)
 	}
@@ -231,7 +231,7 @@ func TestTheStreamsOfAnUpstreamAreBounded(t *testing.T) {
 	refused(5)
 	events.Body.Close()
 	g.streams(0)
-	_, br, resp = g.upgrade("GET /get", "")
+	_, br, resp := g.upgrade("GET /get", "")
 	if resp.StatusCode != 101 {
 		t.Fatal(resp)
 	}

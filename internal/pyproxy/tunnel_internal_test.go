@@ -3,6 +3,7 @@ package pyproxy
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"strings"
@@ -29,7 +30,7 @@ func TestATunnelIsIdleFromTheLastWord(t *testing.T) {
 			}
 		}
 		last := time.Now()
-		if _, err := client.Read(make([]byte, 1)); err != io.EOF || time.Since(last) != time.Minute || ctx.Err() == nil {
+		if _, err := client.Read(make([]byte, 1)); !errors.Is(err, io.EOF) || time.Since(last) != time.Minute || ctx.Err() == nil {
 			t.Fatalf("%v after %s", err, time.Since(last))
 		}
 	})
