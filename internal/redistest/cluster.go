@@ -21,7 +21,7 @@ func Cluster(t testing.TB, nodes int) []string {
 	t.Helper()
 	addrs := make([]string, nodes)
 	for i := range addrs {
-		addrs[i] = Server(t, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "2000")
+		addrs[i] = Server(t, "--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "30000")
 	}
 	host, port, err := net.SplitHostPort(addrs[0])
 	if err != nil {

@@ -3,20 +3,22 @@
 package redistest
 
 import (
-	"context"
-	"errors"
+	"bytes"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 // Process is a redis-server that a test can kill and start again at the same
@@ -44,8 +46,8 @@ func NewProcess(t testing.TB, args ...string) *Process {
 		t.Fatalf("redis-server is not installed: run `make tools` (Debian's package redis-server): %v", err)
 	}
 	// Between choosing a free port and redis-server's bind another process may
-	// take it; and a node of a Cluster wants the port 10,000 above, too, which one
-	// in five does not have. Then choose again.
+	// take it, and the port 10,000 above, which a node of a Cluster wants too, may
+	// be taken. Then choose again.
 	var err error
 	for range 20 {
 		p := &Process{t: t, addr: FreeAddr(t), dir: t.TempDir(), args: args}
@@ -100,6 +102,10 @@ func (p *Process) start() error {
 		return err
 	}
 	defer logfile.Close()
+	before, err := logfile.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
 	cmd := exec.Command("redis-server", args...)
 	cmd.Stdout, cmd.Stderr = logfile, logfile
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -108,25 +114,27 @@ func (p *Process) start() error {
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
-	c := redis.NewClient(&redis.Options{Addr: p.addr, MaxRetries: -1, DialerRetries: 10, DialerRetryTimeout: 10 * time.Millisecond, DialTimeout: time.Second})
-	defer c.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
+	late := time.NewTimer(polltest.Patience)
+	defer late.Stop()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		err := c.Ping(ctx).Err()
-		if err == nil || strings.Contains(err.Error(), "NOAUTH") {
+		// Its own word: whoever answers at the address may be another, that took it.
+		text, err := os.ReadFile(logfile.Name())
+		if err != nil {
+			return err
+		}
+		if bytes.Contains(text[before:], []byte("Ready to accept connections")) {
 			p.cmd, p.done = cmd, done
 			return nil
 		}
 		select {
 		case err := <-done:
-			return fmt.Errorf("redis-server ended: %w", errors.Join(err, errors.New("see "+logfile.Name())))
-		case <-ctx.Done():
+			return fmt.Errorf("redis-server ended: %w: %s", err, text)
+		case <-late.C:
 			_ = cmd.Process.Kill()
 			<-done
-			return fmt.Errorf("redis-server did not answer at %s: %w", p.addr, err)
+			return fmt.Errorf("redis-server is not ready at %s: %s", p.addr, text)
 		case <-tick.C:
 		}
 	}
@@ -164,13 +172,21 @@ func Each(t *testing.T, f func(t *testing.T, c *redis.Client)) {
 	t.Run("embedded", func(t *testing.T) { f(t, Client(t, Embedded(t))) })
 }
 
-// FreeAddr returns a loopback address that nothing listened on a moment ago.
+// FreeAddr returns a loopback address that nothing listened on a moment ago. It is
+// none that the system gives to those who ask for any, nor to connections, so that
+// a server that was killed finds it free again.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const from, below = 12_000, 32_000 // Linux gives ports from 32768 on by itself
+	var err error
+	for range 100 {
+		addr := fmt.Sprint("127.0.0.1:", from+rand.IntN(below-from))
+		var l net.Listener
+		if l, err = net.Listen("tcp", addr); err == nil {
+			_ = l.Close()
+			return addr
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatalf("no free port: %v", err)
+	return ""
 }

@@ -66,3 +66,12 @@ func TestKilledServerComesBackEmpty(t *testing.T) {
 		t.Errorf("after a pause: %v", err)
 	}
 }
+
+// Who answers at the address may be another server, that took it first.
+func TestAnotherServerIsNotTakenForOurs(t *testing.T) {
+	p := &Process{t: t, addr: Server(t), dir: t.TempDir()}
+	if err := p.start(); err == nil {
+		p.Kill()
+		t.Error("a server on a port that is taken")
+	}
+}
