@@ -134,8 +134,12 @@ func ann() map[string]any {
 	return map[string]any{"user": "ann", "tier": "free", "endpoint": "ml", "cost": 5, "decision_id": "d1"}
 }
 
-// start runs Envoy. change, when not nil, has the last word on the configuration.
-func start(t *testing.T, change func(*bootstrapv3.Bootstrap)) *gateway {
+// patience is how long Envoy waits for decisions in tests that are not about that: the machine may be slow.
+const patience = time.Minute
+
+// start runs Envoy, which waits so long for decisions; 0 is as shipped. change, when not nil, has the last word on the
+// configuration.
+func start(t *testing.T, wait time.Duration, change func(*bootstrapv3.Bootstrap)) *gateway {
 	t.Helper()
 	g := &gateway{authz: &authzStub{}, limit: &limitStub{}}
 	g.authz.set(allow(ann(), nil))
@@ -159,7 +163,8 @@ func start(t *testing.T, change func(*bootstrapv3.Bootstrap)) *gateway {
 			ClusterPyproxy:   {{Address: pyproxy, HealthPort: number(t, port)}},
 			ClusterBackend:   {{Address: serveHTTP(t, "backend")}},
 		},
-		AccessLog: g.accessLog,
+		AccessLog:       g.accessLog,
+		DecisionTimeout: wait,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -199,6 +204,17 @@ func start(t *testing.T, change func(*bootstrapv3.Bootstrap)) *gateway {
 		g.admin = "http://" + string(address)
 		code, _ := get(t, g.admin+"/ready")
 		return code == http.StatusOK
+	})
+	polltest.Until(t, "Envoy finds everybody well", func() bool {
+		_, stats := get(t, g.admin+"/stats?filter=membership_(healthy|total)$")
+		for _, cluster := range []string{ClusterAuthz, ClusterRateLimit, ClusterPyproxy, ClusterBackend} {
+			_, total, _ := strings.Cut(string(stats), "cluster."+cluster+".membership_total: ")
+			total, _, found := strings.Cut(total, "\n")
+			if !found || !strings.Contains(string(stats), "cluster."+cluster+".membership_healthy: "+total+"\n") {
+				return false
+			}
+		}
+		return true
 	})
 	var listeners struct {
 		Statuses []struct {
