@@ -76,6 +76,8 @@ func TestAnOpenedCircuitIsReasonToLookAtOnce(t *testing.T) {
 	c.Health.Interval, c.Health.UnhealthyAfter = time.Hour, 1
 	g := newGate(t, c).running()
 	polltest.Until(t, "the first round", func() bool { return g.metric("tollgate_pyproxy_health_checks_total") == 1 })
+	g.reload(c)
+	polltest.Until(t, "the first round after a reload", func() bool { return g.metric("tollgate_pyproxy_health_checks_total") == 2 })
 	down.Store(true)
 	polltest.Until(t, "open", func() bool { g.do("POST", "/post", ""); return g.state() == "open" })
 	polltest.Until(t, "seen", func() bool { return g.metric("tollgate_pyproxy_addresses", "state", "unhealthy") == 1 })

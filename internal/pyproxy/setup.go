@@ -74,7 +74,7 @@ func (p *setup) newUpstream(c Upstream, old *setup) *upstream {
 	before := old.upstream(c.Name)
 	if before != nil {
 		es = before.reuse(c.Addresses)
-		u.streams = before.streams
+		u.streams, u.kick = before.streams, before.kick // a circuit that is kept knows no other
 	}
 	u.endpoints.Store(&es)
 	retry := p.config.Retry
