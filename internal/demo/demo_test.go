@@ -79,7 +79,7 @@ func TestDemoStaysUp(t *testing.T) {
 	}
 
 	// The stand-ins show their environment.
-	for e, want := range map[stack.Endpoint]string{stack.RatelimitOps: "TOLLGATE_STORE_TIMEOUT=150ms\n", stack.Pyproxy1Ops: "TOLLGATE_BREAKER_RESET=2s\n"} {
+	for e, want := range map[stack.Endpoint]string{stack.RatelimitOps: "TOLLGATE_STORE_TIMEOUT=1s\n", stack.Pyproxy1Ops: "TOLLGATE_BREAKER_RESET=2s\n"} {
 		response, err := http.Get(o.Stack.Ports.URL(e))
 		if err != nil {
 			t.Fatal(err)
@@ -88,6 +88,10 @@ func TestDemoStaysUp(t *testing.T) {
 		if err := errors.Join(err, response.Body.Close()); err != nil || !strings.Contains(string(env), want) {
 			t.Errorf("%s: %v, and its environment lacks %s", e, err, want)
 		}
+	}
+
+	if config, err := os.ReadFile(filepath.Join(o.Stack.Root, "var", "demo", "config", "envoy.yaml")); err != nil || strings.Count(string(config), "timeout: 5s\n") < 2 {
+		t.Errorf("Envoy does not wait for decisions: %v", err)
 	}
 
 	// A part that dies is told of, with its log, and the demo stays.
