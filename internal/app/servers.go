@@ -204,18 +204,9 @@ func (rt *Runtime) ServeHTTP(name, listen string, h http.Handler, wrap ...func(n
 }
 
 func (rt *Runtime) serveHTTP(name string, l net.Listener, h http.Handler, wrap ...func(net.Listener, *http.Server) net.Listener) {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
-	s := &http.Server{
-		Handler:           boundRest(h, restOfBody, restOfAnswer),
-		Protocols:         protocols,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    MaxHeaderBytes,
-		// What it logs is about single broken connections.
-		ErrorLog: slog.NewLogLogger(rt.Log.Handler(), slog.LevelDebug),
-	}
+	s := newServer(h, restOfBody, restOfAnswer)
+	// What it logs is about single broken connections.
+	s.ErrorLog = slog.NewLogLogger(rt.Log.Handler(), slog.LevelDebug)
 	for _, w := range wrap {
 		l = w(l, s)
 	}
@@ -239,6 +230,23 @@ const restOfBody = 5 * time.Second
 
 // restOfAnswer is how long a client has to take what a handler has left in buffers.
 const restOfAnswer = time.Minute
+
+// newServer returns a server that waits for no client for ever: body and answer are
+// how long for what a handler has left, and an HTTP/2 client that takes nothing for
+// as long as answer, or does not answer a ping, is let go with all its streams.
+func newServer(h http.Handler, body, answer time.Duration) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler:           boundRest(h, body, answer),
+		Protocols:         protocols,
+		HTTP2:             &http.HTTP2Config{WriteByteTimeout: answer, SendPingTimeout: time.Minute, PingTimeout: 15 * time.Second},
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    MaxHeaderBytes,
+	}
+}
 
 // boundRest bounds how long the server waits for a client once a handler has
 // returned. Of a request's body net/http reads what is left, up to 256 KiB, before

@@ -2,6 +2,7 @@ package app
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -13,10 +14,14 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
 // A client that owes a body which no handler wants is answered and let go, and one
@@ -91,6 +96,50 @@ func TestAnAnswerNobodyReadsHoldsNoConnection(t *testing.T) {
 		_, err = io.WriteString(conn, strings.Repeat("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 100))
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal("not let go")
+	}
+}
+
+// A client of HTTP/2 that grants every window and takes nothing off the connection
+// ends the handler that writes to it.
+func TestAnHTTP2ClientThatTakesNothingIsLetGo(t *testing.T) {
+	over := make(chan error, 1)
+	s := newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var err error
+		for part := make([]byte, 64<<10); err == nil; {
+			_, err = w.Write(part)
+		}
+		over <- err
+	}), time.Minute, 300*time.Millisecond)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go s.Serve(l)
+	defer s.Close()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	io.WriteString(conn, http2.ClientPreface)
+	frames := http2.NewFramer(conn, nil)
+	var headers bytes.Buffer
+	fields := hpack.NewEncoder(&headers)
+	for _, f := range []hpack.HeaderField{{Name: ":method", Value: "GET"}, {Name: ":scheme", Value: "http"}, {Name: ":authority", Value: "x"}, {Name: ":path", Value: "/"}} {
+		fields.WriteField(f)
+	}
+	err = errors.Join(
+		frames.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1<<31 - 1}),
+		frames.WriteWindowUpdate(0, 1<<30),
+		frames.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: headers.Bytes(), EndStream: true, EndHeaders: true}),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-over:
+	case <-time.After(polltest.Patience):
 		t.Fatal("not let go")
 	}
 }
