@@ -224,7 +224,7 @@ func without(b *bootstrapv3.Bootstrap, names ...string) error {
 // once at pace, for how long it takes.
 func (s *settings) traverse(ctx context.Context, addr string, requests [][]byte, envoy *pinned, servers []*pinned, redis *pinned) (passage, error) {
 	// Until every cluster is found healthy, answers are 503.
-	if err := until(ctx, 20*time.Second, func() error { _, err := drive(ctx, addr, requests[:1], time.Millisecond, 0); return err }); err != nil {
+	if err := until(ctx, readyWithin, func() error { _, err := drive(ctx, addr, requests[:1], time.Millisecond, 0); return err }); err != nil {
 		return passage{}, err
 	}
 	if _, err := drive(ctx, addr, requests, s.warm, 0); err != nil {

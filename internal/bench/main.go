@@ -289,12 +289,23 @@ func (s *settings) once(ctx context.Context, c *contest, noop bool) (figures, er
 	return s.drive(ctx, l, server, redis, c.refusals)
 }
 
+// readyWithin is how long a server may take to be ready.
+const readyWithin = 20 * time.Second
+
 // drive loads a server, and accounts for the window after the warm-up.
 func (s *settings) drive(ctx context.Context, l *load, server, redis *pinned, refusals bool) (figures, error) {
-	warm, cancel := context.WithTimeout(ctx, s.warm)
-	defer cancel()
-	if err := l.run(warm, &result{}); err != nil {
-		return figures{}, err
+	// A server listens before it is ready, and refuses until then.
+	for waiting := time.Now(); ; {
+		var r result
+		warm, cancel := context.WithTimeout(ctx, s.warm)
+		err := l.run(warm, &r)
+		cancel()
+		if err != nil {
+			return figures{}, err
+		}
+		if refusals || r.passed.Load() > 0 || time.Since(waiting) > readyWithin {
+			break
+		}
 	}
 	before, err1 := server.cpu()
 	redisBefore, err2 := redis.cpu()

@@ -25,7 +25,7 @@ type pinned struct {
 }
 
 // start starts a command on a processor and waits until it listens. One that ends
-// instead, or does not listen within 20 s, is an error that says what it wrote.
+// instead, or does not listen within readyWithin, is an error that says what it wrote.
 func start(ctx context.Context, cpu int, log, addr string, env []string, name string, args ...string) (*pinned, error) {
 	file, err := os.Create(log)
 	if err != nil {
@@ -41,7 +41,7 @@ func start(ctx context.Context, cpu int, log, addr string, env []string, name st
 	}
 	p := &pinned{cmd: cmd, log: log, ended: make(chan struct{})}
 	go func() { defer close(p.ended); _ = cmd.Wait() }()
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
