@@ -3,6 +3,7 @@ package ratelimit
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -32,6 +33,26 @@ func BenchmarkLimiter(b *testing.B) {
 	for i := range b.N {
 		if err := l.Decide(context.Background(), &reqs[i%1000], &dec); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkRemembered denies what was denied before, of 10,000 users in no order.
+func BenchmarkRemembered(b *testing.B) {
+	rules := `{domain: tollgate, tiers: {entry: tier, subjects: [user], default: free, table: [
+		{name: free, limits: [{unit: day, requests_per_unit: 1}, {unit: year, requests_per_unit: 1}]}]}}`
+	l := newLab(b, mustParse(b, rules), func(o *Options) { o.Denials = 100_000 })
+	const users = 10_000
+	reqs := make([]Request, users)
+	var dec Decision
+	for i, user := range rand.New(rand.NewPCG(1, 2)).Perm(users) {
+		reqs[i] = request(of("free", fmt.Sprint("user-", user), "default"))
+		_ = l.Decide(context.Background(), &reqs[i], &dec)
+	}
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if err := l.Decide(context.Background(), &reqs[i%users], &dec); err != nil || dec.Path != PathDenied {
+			b.Fatal(dec, err)
 		}
 	}
 }
