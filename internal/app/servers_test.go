@@ -24,6 +24,18 @@ import (
 	"github.com/tollgate-proxy/tollgate/internal/polltest"
 )
 
+// dial connects a client that waits for nothing for ever.
+func dial(t *testing.T, l net.Listener) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	conn.SetDeadline(time.Now().Add(polltest.Patience))
+	return conn
+}
+
 // A client that owes a body which no handler wants is answered and let go, and one
 // that sends it keeps its connection.
 func TestAnUnreadBodyHoldsNoConnection(t *testing.T) {
@@ -36,12 +48,7 @@ func TestAnUnreadBodyHoldsNoConnection(t *testing.T) {
 			s := httptest.NewServer(boundRest(http.NotFoundHandler(), tc.wait, time.Minute))
 			defer s.Close()
 			defer s.CloseClientConnections()
-			conn, err := net.Dial("tcp", s.Listener.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(20 * time.Second))
+			conn := dial(t, s.Listener)
 			br := bufio.NewReader(conn)
 			ask := func() error {
 				io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"+tc.body)
@@ -76,12 +83,7 @@ func TestAnAnswerNobodyReadsHoldsNoConnection(t *testing.T) {
 	}), time.Minute, 300*time.Millisecond))
 	defer s.Close()
 	defer s.CloseClientConnections()
-	conn, err := net.Dial("tcp", s.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(time.Minute))
+	conn := dial(t, s.Listener)
 	br := bufio.NewReader(conn)
 	for range 2 { // the second after the first one's time
 		io.WriteString(conn, "GET /now HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -92,6 +94,7 @@ func TestAnAnswerNobodyReadsHoldsNoConnection(t *testing.T) {
 		io.Copy(io.Discard, resp.Body)
 		<-time.After(400 * time.Millisecond)
 	}
+	var err error
 	for err == nil {
 		_, err = io.WriteString(conn, strings.Repeat("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 100))
 	}
@@ -117,11 +120,7 @@ func TestAnHTTP2ClientThatTakesNothingIsLetGo(t *testing.T) {
 	}
 	go s.Serve(l)
 	defer s.Close()
-	conn, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
+	conn := dial(t, l)
 	io.WriteString(conn, http2.ClientPreface)
 	frames := http2.NewFramer(conn, nil)
 	var headers bytes.Buffer

@@ -71,11 +71,7 @@ func TestTheCircuitClosesByItselfWhenTheServiceReturns(t *testing.T) {
 // It need not wait for the next interval to see what the calls have seen: a short
 // outage could otherwise end unseen, and the circuit stay open for all its time.
 func TestAnOpenedCircuitIsReasonToLookAtOnce(t *testing.T) {
-	var down atomic.Bool
-	c := settings(newSwitch(t, &down))
-	c.Health.Interval, c.Health.UnhealthyAfter = time.Hour, 1
-	g := newGate(t, c).running()
-	polltest.Until(t, "the first round", func() bool { return g.metric("tollgate_pyproxy_health_checks_total") == 1 })
+	g, c, down := checkedOnce(t)
 	g.reload(c)
 	polltest.Until(t, "the first round after a reload", func() bool { return g.metric("tollgate_pyproxy_health_checks_total") == 2 })
 	down.Store(true)

@@ -179,12 +179,20 @@ func TestUnsafeRequestsAreNotHedged(t *testing.T) {
 	}
 }
 
-func TestAHintMakesTheReplicaLookAtOnce(t *testing.T) {
-	var down atomic.Bool
-	c := settings(newSwitch(t, &down))
+// checkedOnce is a gate that has found its service well, and by itself will not
+// look again for an hour; down makes the service fail.
+func checkedOnce(t *testing.T) (g *gate, c pyproxy.Config, down *atomic.Bool) {
+	t.Helper()
+	down = new(atomic.Bool)
+	c = settings(newSwitch(t, down))
 	c.Health.Interval, c.Health.UnhealthyAfter = time.Hour, 1
-	g := newGate(t, c).running()
+	g = newGate(t, c).running()
 	polltest.Until(t, "the first round", func() bool { return g.metric("tollgate_pyproxy_health_checks_total") == 1 })
+	return g, c, down
+}
+
+func TestAHintMakesTheReplicaLookAtOnce(t *testing.T) {
+	g, _, down := checkedOnce(t)
 	down.Store(true)
 	g.proxy.ProbeSoon("s")
 	g.proxy.ProbeSoon("no such upstream")
